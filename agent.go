@@ -1,0 +1,123 @@
+package tidelock
+
+import "time"
+
+type (
+	AgentID      int64
+	AgentTokenID int64
+)
+
+// An Agent is a cluster's connection to the forge. It belongs to its
+// configuration project, whose default branch holds
+// .gitlab/agents/<name>/config.yaml.
+type Agent struct {
+	ID        AgentID
+	Project   ProjectID // the configuration project
+	Name      string    // an RFC 1123 label, at most 63 bytes, unique in its project
+	Creator   UserID
+	CreatedAt time.Time
+}
+
+// An AgentToken authenticates an agent. Only its hash is kept; an agent has
+// at most two active ones, so that one can replace the other.
+type AgentToken struct {
+	ID          AgentTokenID
+	Agent       AgentID
+	Name        string
+	Description string
+	Creator     UserID
+	CreatedAt   time.Time
+	LastUsed    time.Time // zero for never; written at most once a minute
+	Revoked     bool
+}
+
+// An AgentConfig is what the server knows of an agent's configuration file.
+// Good is the last text that was valid ("" for the empty configuration);
+// Error says what is wrong with the newest one, "" when nothing is.
+type AgentConfig struct {
+	Agent      AgentID
+	Good       string
+	GoodCommit CommitID
+	Commit     CommitID // the newest commit looked at
+	Error      string
+	Warnings   []string // such as keys that are not supported yet
+	CheckedAt  time.Time
+}
+
+// A Grant lets an agent be told of a project that is neither public nor the
+// agent's own. Maintainers of the project give and revoke it.
+type Grant struct {
+	Project   ProjectID
+	Agent     AgentID
+	By        UserID
+	CreatedAt time.Time
+}
+
+// An AgentSession is one live connection of one replica of an agent.
+type AgentSession struct {
+	Agent             AgentID
+	Instance          string // random, made once per agent process
+	Server            string // the server that holds it; random, made once per server process
+	Token             AgentTokenID
+	Version           string
+	Commit            string
+	PodNamespace      string
+	PodName           string
+	KubernetesVersion string
+	Leader            bool
+	ConnectedAt       time.Time
+	LastSeen          time.Time
+}
+
+// A SourceID names a Flux source in a cluster: "GitRepository/namespace/name".
+type SourceID string
+
+// A RefSpec is what a GitRepository's spec.ref says. Precedence is Flux's:
+// Commit, Name, SemVer, Tag, Branch; all empty means the branch "master".
+type RefSpec struct {
+	Branch string
+	Tag    string
+	SemVer string
+	Name   string
+	Commit string
+}
+
+// An AnnouncementState is how far the latest announcement of a source came.
+type AnnouncementState string
+
+const (
+	Sent      AnnouncementState = "sent"      // written to the stream, or waiting for one
+	Delivered AnnouncementState = "delivered" // the agent has it
+	Parked    AnnouncementState = "parked"    // the source is suspended; it waits
+	Handled   AnnouncementState = "handled"   // Flux has acted on our request
+	Failed    AnnouncementState = "failed"    // Flux has acted and could not; tried again with back-off
+	Converged AnnouncementState = "converged" // the artifact is the head
+	Gone      AnnouncementState = "gone"      // the ref was deleted; said once
+	Closed    AnnouncementState = "closed"    // a newer one took its place
+)
+
+// An Announcement tells an agent that the head of a source's ref changed.
+// Numbers count per agent and source, and a newer one closes older ones.
+// All times are on the server's clock; zero means not yet.
+type Announcement struct {
+	Agent   AgentID
+	Source  SourceID
+	Number  int64
+	Project ProjectID
+	Ref     RefName
+	Commit  CommitID // empty when gone
+	Push    PushID   // what moved the head; 0 when unknown
+
+	State   AnnouncementState
+	Message string // why it is parked, failed or closed
+
+	AcceptedAt  time.Time // the push was recorded; zero when Push is
+	SentAt      time.Time // the server wrote it
+	AnnouncedAt time.Time // the agent had it
+	CalledAt    time.Time // the first request to the receiver left the agent
+	AnsweredAt  time.Time // the receiver answered it
+	HandledAt   time.Time // Flux acted on it
+	FetchedAt   time.Time // the source's artifact showed the commit
+	Via         string    // "receiver" or "annotation"; what triggered last
+	Attempts    int
+}

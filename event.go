@@ -1,0 +1,22 @@
+package tidelock
+
+// Events say "look again". They carry no state and may be lost or repeated;
+// whoever hears one reads the store.
+
+// Pushed says that heads of a project may have changed.
+type Pushed struct {
+	Project ProjectID
+	Push    PushID
+}
+
+// AccessChanged says that a project's visibility, path, owner, existence or
+// grants may have changed.
+type AccessChanged struct {
+	Project ProjectID
+}
+
+// AgentChanged says that an agent's tokens, configuration or existence may
+// have changed.
+type AgentChanged struct {
+	Agent AgentID
+}

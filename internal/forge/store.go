@@ -1,0 +1,204 @@
+package forge
+
+import (
+	"context"
+	"time"
+
+	"tidelock.dev"
+)
+
+// Store is what the rules remember. Each method is one act and one
+// transaction. A missing row is an error of kind NotFound, a broken
+// uniqueness a FieldError of kind Conflict naming the attribute ("path",
+// "username", "name") with the text "has already been taken". Names and paths
+// are compared without regard to case and kept as given. Times are UTC, to
+// the microsecond. Lists come in order of id, with the total count before
+// paging, and are never nil.
+//
+// Its conformance suite is internal/store/storetest.
+type Store interface {
+	// CreateUser makes the user and, unless it is a bot, its namespace, whose
+	// path is the username. Paths of namespaces and projects share one space.
+	CreateUser(context.Context, tidelock.User) (tidelock.User, error)
+	User(context.Context, tidelock.UserID) (tidelock.User, error)
+	UserByName(ctx context.Context, username string) (tidelock.User, error)
+	Users(context.Context, UserFilter, tidelock.Page) ([]tidelock.User, int, error)
+
+	// CreateNamespace makes a group; FullPath and FullName are derived from
+	// the parent. The creator becomes its Owner.
+	CreateNamespace(context.Context, tidelock.Namespace, tidelock.UserID) (tidelock.Namespace, error)
+	Namespace(context.Context, tidelock.NamespaceID) (tidelock.Namespace, error)
+	NamespaceByPath(ctx context.Context, fullPath string) (tidelock.Namespace, error)
+	Namespaces(context.Context, NamespaceFilter, tidelock.Page) ([]tidelock.Namespace, int, error)
+	// UpdateNamespace writes the path, name, description and visibility, and
+	// the derived paths and names of everything below; every project below
+	// keeps its old path as a redirect.
+	UpdateNamespace(context.Context, tidelock.Namespace) (tidelock.Namespace, error)
+	// DeleteNamespace removes an empty group with its members and tokens; it
+	// is a Conflict while a group or project is inside.
+	DeleteNamespace(context.Context, tidelock.NamespaceID) error
+
+	// CreateProject makes a project; FullPath and FullName are derived from
+	// the namespace. The creator becomes its Owner, unless 0. A protected
+	// branch row for the default branch (push and merge: Maintainer) is made
+	// with it.
+	CreateProject(context.Context, tidelock.Project) (tidelock.Project, error)
+	Project(context.Context, tidelock.ProjectID) (tidelock.Project, error)
+	// ProjectByPath finds a project by its full path or, when no project has
+	// that path now, by one it had before.
+	ProjectByPath(ctx context.Context, fullPath string) (tidelock.Project, error)
+	Projects(context.Context, ProjectFilter, tidelock.Page) ([]tidelock.Project, int, error)
+	// UpdateProject writes everything but id, namespace and creation; a
+	// changed path leaves a redirect behind.
+	UpdateProject(context.Context, tidelock.Project) (tidelock.Project, error)
+	// DeleteProject removes the row and all that hangs on it, agents included.
+	DeleteProject(context.Context, tidelock.ProjectID) error
+
+	SetMember(context.Context, tidelock.Member) error // adds or changes
+	RemoveMember(context.Context, tidelock.Holder, tidelock.UserID) error
+	// Members lists the members of exactly the holder, not of its parents.
+	Members(context.Context, tidelock.Holder, tidelock.Page) ([]tidelock.Member, int, error)
+	// AccessLevel is the highest level a user has in the holder, by itself
+	// or by a group above it, at a time; the owner of a user namespace has
+	// Owner in it. NoAccess when none; never NotFound.
+	AccessLevel(context.Context, tidelock.UserID, tidelock.Holder, time.Time) (tidelock.AccessLevel, error)
+
+	ProtectedBranches(context.Context, tidelock.ProjectID) ([]tidelock.ProtectedBranch, error)
+	ProtectBranch(context.Context, tidelock.ProtectedBranch) (tidelock.ProtectedBranch, error)
+	UnprotectBranch(ctx context.Context, project tidelock.ProjectID, pattern string) error
+
+	// CreateToken stores a token by the hash of its secret. When bot is not
+	// nil, it is created first, made a member of the token's holder at the
+	// token's level, and becomes the token's User.
+	CreateToken(ctx context.Context, t tidelock.Token, hash string, bot *tidelock.User) (tidelock.Token, error)
+	Token(context.Context, tidelock.TokenID) (tidelock.Token, error)
+	TokenByHash(ctx context.Context, hash string) (tidelock.Token, error)
+	Tokens(context.Context, TokenFilter, tidelock.Page) ([]tidelock.Token, int, error)
+	RevokeToken(context.Context, tidelock.TokenID) error
+	TouchToken(context.Context, tidelock.TokenID, time.Time) error
+
+	// RecordPush writes the push, unannounced, and moves the heads it names.
+	// An update whose head is already where it says writes nothing; a push of
+	// only such updates is not stored and has id 0. Each update's Old is
+	// replaced by the head's object before it, so that history has no gaps.
+	RecordPush(context.Context, tidelock.Push) (tidelock.Push, error)
+	Unannounced(ctx context.Context, limit int) ([]tidelock.Push, error) // oldest first
+	MarkAnnounced(context.Context, ...tidelock.PushID) error
+	// Heads lists a project's heads in order of ref name.
+	Heads(context.Context, tidelock.ProjectID) ([]tidelock.Head, error)
+	Head(context.Context, tidelock.ProjectID, tidelock.RefName) (tidelock.Head, error)
+	Push(context.Context, tidelock.PushID) (tidelock.Push, error)
+	// Pushes lists newest first.
+	Pushes(context.Context, PushFilter, tidelock.Page) ([]tidelock.Push, int, error)
+
+	CreateAgent(context.Context, tidelock.Agent) (tidelock.Agent, error)
+	Agent(context.Context, tidelock.AgentID) (tidelock.Agent, error)
+	Agents(context.Context, AgentFilter, tidelock.Page) ([]tidelock.Agent, int, error)
+	DeleteAgent(context.Context, tidelock.AgentID) error
+
+	// CreateAgentToken refuses a third active token with kind Invalid.
+	CreateAgentToken(ctx context.Context, t tidelock.AgentToken, hash string) (tidelock.AgentToken, error)
+	AgentToken(context.Context, tidelock.AgentTokenID) (tidelock.AgentToken, error)
+	AgentTokenByHash(ctx context.Context, hash string) (tidelock.AgentToken, error)
+	AgentTokens(context.Context, tidelock.AgentID) ([]tidelock.AgentToken, error) // active ones
+	// LiveAgentTokens returns those of the ids that exist and are not revoked.
+	LiveAgentTokens(context.Context, []tidelock.AgentTokenID) ([]tidelock.AgentTokenID, error)
+	RevokeAgentToken(context.Context, tidelock.AgentTokenID) error
+	TouchAgentToken(context.Context, tidelock.AgentTokenID, time.Time) error
+
+	AgentConfig(context.Context, tidelock.AgentID) (tidelock.AgentConfig, error) // the zero value with the id if never saved
+	SaveAgentConfig(context.Context, tidelock.AgentConfig) error
+
+	Grant(context.Context, tidelock.Grant) error // again: no error, nothing changes
+	RevokeGrant(context.Context, tidelock.ProjectID, tidelock.AgentID) error
+	Grants(context.Context, tidelock.ProjectID) ([]tidelock.Grant, error)
+	Granted(context.Context, tidelock.AgentID, tidelock.ProjectID) (bool, error)
+
+	SaveAgentSession(context.Context, tidelock.AgentSession) error // by agent and instance
+	RemoveAgentSession(ctx context.Context, agent tidelock.AgentID, instance, server string) error
+	// RemoveStaleSessions removes sessions not seen since a time.
+	RemoveStaleSessions(ctx context.Context, before time.Time) error
+	AgentSessions(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentSession, error) // 0: of all agents
+
+	// SaveAnnouncements writes each by agent, source and number, and closes
+	// older unfinished numbers of the same source. It keeps the newest 100
+	// numbers of a source.
+	SaveAnnouncements(context.Context, ...tidelock.Announcement) error
+	// Announcements lists newest first; AcceptedAt is taken from the push.
+	Announcements(context.Context, AnnouncementFilter, tidelock.Page) ([]tidelock.Announcement, int, error)
+
+	// Ping reports whether the store can be read.
+	Ping(context.Context) error
+}
+
+// A UserFilter narrows a list of users; zero fields do not.
+type UserFilter struct {
+	Username string // exact, without regard to case
+	Search   string // in username or name
+	NoBots   bool
+}
+
+// A NamespaceFilter narrows a list of namespaces; zero fields do not.
+type NamespaceFilter struct {
+	Kind        tidelock.NamespaceKind
+	Parent      tidelock.NamespaceID // direct children of
+	Descendants tidelock.NamespaceID // anything below
+	TopLevel    bool
+	Search      string // in path or name
+	// VisibleTo keeps what the viewer may see; nil keeps all.
+	VisibleTo *Viewer
+}
+
+// A ProjectFilter narrows a list of projects; zero fields do not.
+type ProjectFilter struct {
+	Namespace  tidelock.NamespaceID // directly inside
+	Below      tidelock.NamespaceID // inside it or anything below
+	Search     string               // in path or name
+	Visibility *tidelock.Visibility
+	Archived   *bool
+	Member     tidelock.UserID      // has any access level
+	MinLevel   tidelock.AccessLevel // with Member
+	Owner      tidelock.UserID      // in this user's own namespace
+	IDAfter    tidelock.ProjectID
+	OrderBy    string // id (default), name, path, created_at, updated_at
+	Descending bool
+	VisibleTo  *Viewer // nil keeps all
+}
+
+// A Viewer is whom a list is made for: anonymous sees what is public, a user
+// also what is internal or what it is a member of (by a group above too).
+type Viewer struct {
+	User tidelock.UserID // 0: anonymous
+}
+
+// A TokenFilter narrows a list of tokens; zero fields do not.
+type TokenFilter struct {
+	Kind   tidelock.TokenKind
+	User   tidelock.UserID
+	Holder tidelock.Holder
+	Active *bool
+	Now    time.Time // for Active
+}
+
+// A PushFilter narrows a list of pushes; zero fields do not.
+type PushFilter struct {
+	Project   tidelock.ProjectID
+	Commit    tidelock.CommitID // some update's New or Commit
+	VisibleTo *Viewer
+}
+
+// An AgentFilter narrows a list of agents; zero fields do not.
+type AgentFilter struct {
+	Project tidelock.ProjectID
+	Name    string // exact
+}
+
+// An AnnouncementFilter narrows a list of announcements; zero fields do not.
+type AnnouncementFilter struct {
+	Agent   tidelock.AgentID
+	Source  tidelock.SourceID
+	Project tidelock.ProjectID
+	Commit  tidelock.CommitID
+	Push    tidelock.PushID
+	Latest  bool // only the newest number of each source
+}

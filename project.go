@@ -1,0 +1,118 @@
+package tidelock
+
+import (
+	"strings"
+	"time"
+)
+
+type (
+	ProjectID int64
+	PushID    int64
+
+	// A CommitID is the full lower-case hexadecimal name of a Git object; the
+	// empty string stands for "none", such as before a ref was created.
+	CommitID string
+
+	// A RefName is a full ref name, such as refs/heads/main.
+	RefName string
+)
+
+// Branch returns the short name of a branch, and whether r is one.
+func (r RefName) Branch() (string, bool) { return strings.CutPrefix(string(r), "refs/heads/") }
+
+// Tag returns the short name of a tag, and whether r is one.
+func (r RefName) Tag() (string, bool) { return strings.CutPrefix(string(r), "refs/tags/") }
+
+// BranchRef returns the full name of a branch.
+func BranchRef(name string) RefName { return RefName("refs/heads/" + name) }
+
+// TagRef returns the full name of a tag.
+func TagRef(name string) RefName { return RefName("refs/tags/" + name) }
+
+// A Project is one Git repository and what belongs to it. Its id never
+// changes; its path may, and old paths keep leading to it until reused.
+type Project struct {
+	ID            ProjectID
+	Namespace     NamespaceID
+	Path          string // one segment
+	FullPath      string // namespace included; unique without regard to case
+	Name          string
+	FullName      string // "Group / Sub / Name"
+	Description   string
+	Visibility    Visibility
+	DefaultBranch string // short name; the branch may not exist yet
+	Archived      bool
+	Creator       UserID
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+}
+
+// A Head is where a ref points now. Object is what the ref names; Commit is
+// the same, but for an annotated tag it is the commit behind the tag.
+type Head struct {
+	Project ProjectID
+	Ref     RefName
+	Object  CommitID
+	Commit  CommitID
+	Push    PushID // the push that moved it here; 0 when found by comparison
+	MovedAt time.Time
+}
+
+// A RefUpdate is one ref that moved. Old is empty when the ref was created,
+// New and Commit are empty when it was deleted.
+type RefUpdate struct {
+	Ref    RefName
+	Old    CommitID
+	New    CommitID
+	Commit CommitID // New, peeled
+}
+
+// A Push is a set of refs that moved together. It is a fact: it already
+// happened on disk.
+type Push struct {
+	ID        PushID
+	Project   ProjectID
+	By        UserID  // 0 when unknown: found by comparing refs with heads, or a deploy token
+	Token     TokenID // 0 when unknown
+	At        time.Time
+	Announced bool // the bus has been told
+	Updates   []RefUpdate
+}
+
+// A ProtectedBranch names branches (by name or by pattern with *) that only
+// members of PushLevel or above may push to, that nobody may delete by git,
+// and that may be force-pushed only if AllowForce.
+type ProtectedBranch struct {
+	ID         int64
+	Project    ProjectID
+	Pattern    string
+	PushLevel  AccessLevel // NoAccess: nobody
+	MergeLevel AccessLevel
+	AllowForce bool
+}
+
+// Matches reports whether the pattern covers a branch's short name: "*"
+// stands for any run of characters, slashes included.
+func (p ProtectedBranch) Matches(branch string) bool {
+	return matchWildcard(p.Pattern, branch)
+}
+
+func matchWildcard(pattern, name string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == name
+	}
+	rest, ok := strings.CutPrefix(name, parts[0])
+	if !ok {
+		return false
+	}
+	last := len(parts) - 1
+	for _, part := range parts[1:last] {
+		_, after, found := strings.Cut(rest, part)
+		if !found {
+			return false
+		}
+		rest = after
+	}
+	return strings.HasSuffix(rest, parts[last])
+}
