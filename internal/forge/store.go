@@ -22,14 +22,14 @@ type Store interface {
 	CreateUser(context.Context, tidelock.User) (tidelock.User, error)
 	User(context.Context, tidelock.UserID) (tidelock.User, error)
 	UserByName(ctx context.Context, username string) (tidelock.User, error)
-	Users(context.Context, UserFilter, tidelock.Page) ([]tidelock.User, int, error)
+	Users(context.Context, tidelock.UserFilter, tidelock.Page) ([]tidelock.User, int, error)
 
 	// CreateNamespace makes a group; FullPath and FullName are derived from
 	// the parent. The creator becomes its Owner.
 	CreateNamespace(context.Context, tidelock.Namespace, tidelock.UserID) (tidelock.Namespace, error)
 	Namespace(context.Context, tidelock.NamespaceID) (tidelock.Namespace, error)
 	NamespaceByPath(ctx context.Context, fullPath string) (tidelock.Namespace, error)
-	Namespaces(context.Context, NamespaceFilter, tidelock.Page) ([]tidelock.Namespace, int, error)
+	Namespaces(context.Context, tidelock.NamespaceFilter, tidelock.Page) ([]tidelock.Namespace, int, error)
 	// UpdateNamespace writes the path, name, description and visibility, and
 	// the derived paths and names of everything below; every project below
 	// keeps its old path as a redirect.
@@ -47,7 +47,7 @@ type Store interface {
 	// ProjectByPath finds a project by its full path or, when no project has
 	// that path now, by one it had before.
 	ProjectByPath(ctx context.Context, fullPath string) (tidelock.Project, error)
-	Projects(context.Context, ProjectFilter, tidelock.Page) ([]tidelock.Project, int, error)
+	Projects(context.Context, tidelock.ProjectFilter, tidelock.Page) ([]tidelock.Project, int, error)
 	// UpdateProject writes everything but id, namespace and creation; a
 	// changed path leaves a redirect behind.
 	UpdateProject(context.Context, tidelock.Project) (tidelock.Project, error)
@@ -73,7 +73,7 @@ type Store interface {
 	CreateToken(ctx context.Context, t tidelock.Token, hash string, bot *tidelock.User) (tidelock.Token, error)
 	Token(context.Context, tidelock.TokenID) (tidelock.Token, error)
 	TokenByHash(ctx context.Context, hash string) (tidelock.Token, error)
-	Tokens(context.Context, TokenFilter, tidelock.Page) ([]tidelock.Token, int, error)
+	Tokens(context.Context, tidelock.TokenFilter, tidelock.Page) ([]tidelock.Token, int, error)
 	RevokeToken(context.Context, tidelock.TokenID) error
 	TouchToken(context.Context, tidelock.TokenID, time.Time) error
 
@@ -89,11 +89,11 @@ type Store interface {
 	Head(context.Context, tidelock.ProjectID, tidelock.RefName) (tidelock.Head, error)
 	Push(context.Context, tidelock.PushID) (tidelock.Push, error)
 	// Pushes lists newest first.
-	Pushes(context.Context, PushFilter, tidelock.Page) ([]tidelock.Push, int, error)
+	Pushes(context.Context, tidelock.PushFilter, tidelock.Page) ([]tidelock.Push, int, error)
 
 	CreateAgent(context.Context, tidelock.Agent) (tidelock.Agent, error)
 	Agent(context.Context, tidelock.AgentID) (tidelock.Agent, error)
-	Agents(context.Context, AgentFilter, tidelock.Page) ([]tidelock.Agent, int, error)
+	Agents(context.Context, tidelock.AgentFilter, tidelock.Page) ([]tidelock.Agent, int, error)
 	DeleteAgent(context.Context, tidelock.AgentID) error
 
 	// CreateAgentToken refuses a third active token with kind Invalid.
@@ -125,80 +125,8 @@ type Store interface {
 	// numbers of a source.
 	SaveAnnouncements(context.Context, ...tidelock.Announcement) error
 	// Announcements lists newest first; AcceptedAt is taken from the push.
-	Announcements(context.Context, AnnouncementFilter, tidelock.Page) ([]tidelock.Announcement, int, error)
+	Announcements(context.Context, tidelock.AnnouncementFilter, tidelock.Page) ([]tidelock.Announcement, int, error)
 
 	// Ping reports whether the store can be read.
 	Ping(context.Context) error
-}
-
-// A UserFilter narrows a list of users; zero fields do not.
-type UserFilter struct {
-	Username string // exact, without regard to case
-	Search   string // in username or name
-	NoBots   bool
-}
-
-// A NamespaceFilter narrows a list of namespaces; zero fields do not.
-type NamespaceFilter struct {
-	Kind        tidelock.NamespaceKind
-	Parent      tidelock.NamespaceID // direct children of
-	Descendants tidelock.NamespaceID // anything below
-	TopLevel    bool
-	Search      string // in path or name
-	// VisibleTo keeps what the viewer may see; nil keeps all.
-	VisibleTo *Viewer
-}
-
-// A ProjectFilter narrows a list of projects; zero fields do not.
-type ProjectFilter struct {
-	Namespace  tidelock.NamespaceID // directly inside
-	Below      tidelock.NamespaceID // inside it or anything below
-	Search     string               // in path or name
-	Visibility *tidelock.Visibility
-	Archived   *bool
-	Member     tidelock.UserID      // has any access level
-	MinLevel   tidelock.AccessLevel // with Member
-	Owner      tidelock.UserID      // in this user's own namespace
-	IDAfter    tidelock.ProjectID
-	OrderBy    string // id (default), name, path, created_at, updated_at
-	Descending bool
-	VisibleTo  *Viewer // nil keeps all
-}
-
-// A Viewer is whom a list is made for: anonymous sees what is public, a user
-// also what is internal or what it is a member of (by a group above too).
-type Viewer struct {
-	User tidelock.UserID // 0: anonymous
-}
-
-// A TokenFilter narrows a list of tokens; zero fields do not.
-type TokenFilter struct {
-	Kind   tidelock.TokenKind
-	User   tidelock.UserID
-	Holder tidelock.Holder
-	Active *bool
-	Now    time.Time // for Active
-}
-
-// A PushFilter narrows a list of pushes; zero fields do not.
-type PushFilter struct {
-	Project   tidelock.ProjectID
-	Commit    tidelock.CommitID // some update's New or Commit
-	VisibleTo *Viewer
-}
-
-// An AgentFilter narrows a list of agents; zero fields do not.
-type AgentFilter struct {
-	Project tidelock.ProjectID
-	Name    string // exact
-}
-
-// An AnnouncementFilter narrows a list of announcements; zero fields do not.
-type AnnouncementFilter struct {
-	Agent   tidelock.AgentID
-	Source  tidelock.SourceID
-	Project tidelock.ProjectID
-	Commit  tidelock.CommitID
-	Push    tidelock.PushID
-	Latest  bool // only the newest number of each source
 }
