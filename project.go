@@ -116,3 +116,16 @@ func matchWildcard(pattern, name string) bool {
 	}
 	return strings.HasSuffix(rest, parts[last])
 }
+
+// ValidCommit refuses what is not a full, lower-case object name.
+func ValidCommit(id CommitID) error {
+	if len(id) != 40 && len(id) != 64 {
+		return Errorf(Invalid, "%q is not a full commit id", string(id))
+	}
+	for _, c := range id {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return Errorf(Invalid, "%q is not a full commit id", string(id))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package forge
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/Masterminds/semver/v3"
+
+	"tidelock.dev"
+)
+
+// Resolve finds the head that a source's spec.ref means now, with Flux's
+// precedence: commit, name, semver, tag, branch, and "master" when all are
+// empty. An error of kind NotFound says that nothing matches, Invalid that
+// the spec can never match.
+func (f *Forge) Resolve(ctx context.Context, project tidelock.ProjectID, spec tidelock.RefSpec) (tidelock.Head, error) {
+	switch {
+	case spec.Commit != "":
+		return f.resolveCommit(ctx, project, spec)
+	case spec.Name != "":
+		return f.head(ctx, project, tidelock.RefName(spec.Name))
+	case spec.SemVer != "":
+		return f.resolveSemVer(ctx, project, spec.SemVer)
+	case spec.Tag != "":
+		return f.head(ctx, project, tidelock.TagRef(spec.Tag))
+	case spec.Branch != "":
+		return f.head(ctx, project, tidelock.BranchRef(spec.Branch))
+	}
+	return f.head(ctx, project, tidelock.BranchRef("master"))
+}
+
+func (f *Forge) head(ctx context.Context, project tidelock.ProjectID, ref tidelock.RefName) (tidelock.Head, error) {
+	head, err := f.store.Head(ctx, project, ref)
+	if tidelock.KindOf(err) == tidelock.NotFound {
+		return tidelock.Head{}, tidelock.Errorf(tidelock.NotFound, "%s does not exist", ref)
+	}
+	if err != nil {
+		return tidelock.Head{}, fmt.Errorf("read head %s of project %d: %w", ref, project, err)
+	}
+	return head, nil
+}
+
+// resolveCommit finds a fixed commit once it can be fetched: source-controller
+// clones the branch, or all of them, and then looks for it there.
+func (f *Forge) resolveCommit(ctx context.Context, project tidelock.ProjectID, spec tidelock.RefSpec) (tidelock.Head, error) {
+	commit := tidelock.CommitID(spec.Commit)
+	if err := tidelock.ValidCommit(commit); err != nil {
+		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%q is not a full commit id", spec.Commit)
+	}
+	ref, found, err := f.repos.Repo(project).Containing(ctx, commit, spec.Branch)
+	if err != nil {
+		return tidelock.Head{}, fmt.Errorf("look for commit %s in project %d: %w", commit, project, err)
+	}
+	if !found {
+		return tidelock.Head{}, tidelock.Errorf(tidelock.NotFound, "commit %s is on no branch or tag", commit)
+	}
+	head, err := f.head(ctx, project, ref)
+	if err != nil {
+		return tidelock.Head{}, err
+	}
+	head.Object, head.Commit = commit, commit
+	return head, nil
+}
+
+// resolveSemVer picks the highest tag in the range; of tags with one version
+// it takes the later name, so that the answer does not depend on chance.
+func (f *Forge) resolveSemVer(ctx context.Context, project tidelock.ProjectID, text string) (tidelock.Head, error) {
+	within, err := semver.NewConstraint(text)
+	if err != nil {
+		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%q is not a semver range", text)
+	}
+	heads, err := f.store.Heads(ctx, project)
+	if err != nil {
+		return tidelock.Head{}, fmt.Errorf("list heads of project %d: %w", project, err)
+	}
+	var best tidelock.Head
+	var highest *semver.Version
+	for _, h := range heads {
+		tag, ok := h.Ref.Tag()
+		if !ok {
+			continue
+		}
+		v, err := semver.NewVersion(tag)
+		if err != nil || !within.Check(v) {
+			continue
+		}
+		if highest == nil || v.GreaterThan(highest) || (v.Equal(highest) && h.Ref > best.Ref) {
+			best, highest = h, v
+		}
+	}
+	if highest == nil {
+		return tidelock.Head{}, tidelock.Errorf(tidelock.NotFound, "no tag is within %s", text)
+	}
+	return best, nil
+}
+
+// SaveAnnouncements keeps how far announcements came.
+func (f *Forge) SaveAnnouncements(ctx context.Context, list ...tidelock.Announcement) error {
+	return f.store.SaveAnnouncements(ctx, list...)
+}
+
+// Announcements lists what was announced of a project, newest first.
+func (f *Forge) Announcements(ctx context.Context, p Principal, project tidelock.Project, filter tidelock.AnnouncementFilter, page tidelock.Page) ([]tidelock.Announcement, int, error) {
+	if err := f.Allow(ctx, p, ReadHistory, OnProject(project)); err != nil {
+		return nil, 0, err
+	}
+	filter.Project = project.ID
+	return f.store.Announcements(ctx, filter, page)
+}
+
+// AgentAnnouncements lists what was announced to an agent, newest first, to
+// those who may read the agent.
+func (f *Forge) AgentAnnouncements(ctx context.Context, p Principal, project tidelock.Project, agent tidelock.AgentID, filter tidelock.AnnouncementFilter, page tidelock.Page) ([]tidelock.Announcement, int, error) {
+	if _, err := f.Agent(ctx, p, project, agent); err != nil {
+		return nil, 0, err
+	}
+	filter.Agent = agent
+	return f.store.Announcements(ctx, filter, page)
+}
+
+// Pushes lists the pushes of a project, newest first.
+func (f *Forge) Pushes(ctx context.Context, p Principal, project tidelock.Project, page tidelock.Page) ([]tidelock.Push, int, error) {
+	if err := f.Allow(ctx, p, ReadHistory, OnProject(project)); err != nil {
+		return nil, 0, err
+	}
+	return f.store.Pushes(ctx, tidelock.PushFilter{Project: project.ID}, page)
+}
+
+// RecentPushes lists the newest pushes of all projects that the caller may
+// see.
+func (f *Forge) RecentPushes(ctx context.Context, p Principal, page tidelock.Page) ([]tidelock.Push, int, error) {
+	return f.store.Pushes(ctx, tidelock.PushFilter{VisibleTo: p.Viewer()}, page)
+}
+
+// Heads lists the branches and tags of a project, by ref name.
+func (f *Forge) Heads(ctx context.Context, p Principal, project tidelock.Project) ([]tidelock.Head, error) {
+	if err := f.Allow(ctx, p, ReadCode, OnProject(project)); err != nil {
+		return nil, err
+	}
+	return f.store.Heads(ctx, project.ID)
+}

@@ -1,0 +1,125 @@
+// Package forge is the rules: who may do what, what happened, and what has to
+// be told to whom. It owns projects, people, tokens and agents, authorizes
+// every act in one table (access.go), records pushes and publishes hints on
+// the bus.
+//
+// It does not speak any protocol: surfaces (git, REST, the agent server, the
+// console) read a credential, call Authenticate, and then a method named after
+// the act. What it remembers lives behind Store; what is on disk behind
+// gitrepo.
+package forge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/bus"
+	"tidelock.dev/internal/gitrepo"
+)
+
+// Config is what a Forge is made of.
+type Config struct {
+	Store Store         // required
+	Repos *gitrepo.Disk // required
+	Bus   *bus.Bus      // required
+	Log   *slog.Logger  // required
+
+	// CompareEvery is how often refs on disk are compared with the recorded
+	// heads although nothing called for it.
+	CompareEvery time.Duration // default 10m
+
+	// Now is the clock.
+	Now func() time.Time // default time.Now
+}
+
+// A Forge applies the rules. It is safe for concurrent use.
+type Forge struct {
+	store Store
+	repos *gitrepo.Disk
+	bus   *bus.Bus
+	log   *slog.Logger
+	now   func() time.Time
+
+	compareEvery time.Duration
+	recording    projectLocks
+	marks        chan tidelock.PushID // pushes the bus has heard of
+	touches      chan func(context.Context) error
+	wake         chan struct{} // something became dirty
+
+	mu    sync.Mutex
+	dirty map[tidelock.ProjectID]*dirtiness
+}
+
+// New makes a Forge. It reads and writes nothing until used.
+func New(c Config) (*Forge, error) {
+	if c.Store == nil || c.Repos == nil || c.Bus == nil || c.Log == nil {
+		return nil, errors.New("forge: Store, Repos, Bus and Log are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.CompareEvery <= 0 {
+		c.CompareEvery = 10 * time.Minute
+	}
+	return &Forge{
+		store: c.Store, repos: c.Repos, bus: c.Bus, now: c.Now,
+		log:          c.Log.With("component", "forge"),
+		compareEvery: c.CompareEvery,
+		marks:        make(chan tidelock.PushID, 4096),
+		touches:      make(chan func(context.Context) error, 256),
+		wake:         make(chan struct{}, 1),
+		dirty:        map[tidelock.ProjectID]*dirtiness{},
+	}, nil
+}
+
+// Ping reports whether the forge can read what it remembers.
+func (f *Forge) Ping(ctx context.Context) error { return f.store.Ping(ctx) }
+
+// publish rings the bus. A failure is only logged: whoever missed the hint
+// finds the state when it looks again.
+func publish[E any](f *Forge, event E) bool {
+	if err := bus.Publish(f.bus, event); err != nil {
+		f.log.Warn("hint not published", "event", event, "error", err)
+		return false
+	}
+	return true
+}
+
+// projectLocks serialize what must see a project's refs and heads together.
+type projectLocks struct {
+	mu   sync.Mutex
+	held map[tidelock.ProjectID]*projectLock
+}
+
+type projectLock struct {
+	mu    sync.Mutex
+	users int
+}
+
+func (l *projectLocks) lock(id tidelock.ProjectID) (unlock func()) {
+	l.mu.Lock()
+	if l.held == nil {
+		l.held = map[tidelock.ProjectID]*projectLock{}
+	}
+	p := l.held[id]
+	if p == nil {
+		p = &projectLock{}
+		l.held[id] = p
+	}
+	p.users++
+	l.mu.Unlock()
+
+	p.mu.Lock()
+	return func() {
+		p.mu.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if p.users--; p.users == 0 {
+			delete(l.held, id)
+		}
+	}
+}

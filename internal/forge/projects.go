@@ -1,0 +1,273 @@
+package forge
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tidelock.dev"
+)
+
+// NewProject is what is said of a project to create.
+type NewProject struct {
+	Namespace     tidelock.NamespaceID // default: the caller's own
+	Name          string               // default Path
+	Path          string               // default derived from Name
+	Description   string
+	Visibility    tidelock.Visibility
+	DefaultBranch string // default "main"
+}
+
+// CreateProject makes a project and its empty repository.
+func (f *Forge) CreateProject(ctx context.Context, p Principal, n NewProject) (tidelock.Project, error) {
+	if n.Namespace == 0 {
+		if p.User == nil || p.User.Namespace == 0 {
+			return tidelock.Project{}, tidelock.FieldErrorf(tidelock.Invalid, "namespace", "can't be blank")
+		}
+		n.Namespace = p.User.Namespace
+	}
+	namespace, err := f.namespace(ctx, p, n.Namespace, CreateProject)
+	if err != nil {
+		return tidelock.Project{}, err
+	}
+	if namespace.Kind == tidelock.GroupNamespace && n.Visibility > namespace.Visibility {
+		return tidelock.Project{}, tidelock.FieldErrorf(tidelock.Invalid, "visibility_level",
+			"%s is not allowed in a %s group", n.Visibility, namespace.Visibility)
+	}
+	now := f.now().UTC()
+	project := tidelock.Project{
+		Namespace:     n.Namespace,
+		Path:          cmp.Or(n.Path, pathFromName(n.Name)),
+		Name:          cmp.Or(n.Name, n.Path),
+		Description:   n.Description,
+		Visibility:    n.Visibility,
+		DefaultBranch: cmp.Or(n.DefaultBranch, "main"),
+		Creator:       p.User.ID,
+		CreatedAt:     now,
+		UpdatedAt:     now,
+	}
+	if err := checkProject(project); err != nil {
+		return tidelock.Project{}, err
+	}
+	project, err = f.store.CreateProject(ctx, project)
+	if err != nil {
+		return tidelock.Project{}, err
+	}
+	if err := f.repos.Create(ctx, project.ID, project.DefaultBranch); err != nil {
+		undo := context.WithoutCancel(ctx)
+		if undone := f.store.DeleteProject(undo, project.ID); undone != nil {
+			f.log.ErrorContext(ctx, "project without repository left behind", "project", project.ID, "error", undone)
+		}
+		return tidelock.Project{}, fmt.Errorf("create the repository of project %d: %w", project.ID, err)
+	}
+	publish(f, tidelock.AccessChanged{Project: project.ID})
+	return project, nil
+}
+
+func checkProject(p tidelock.Project) error {
+	if err := checkName("name", p.Name); err != nil {
+		return err
+	}
+	if err := checkPath("path", p.Path, false); err != nil {
+		return err
+	}
+	if err := checkDescription(p.Description); err != nil {
+		return err
+	}
+	if err := tidelock.ValidRef(tidelock.BranchRef(p.DefaultBranch)); err != nil {
+		return tidelock.FieldErrorf(tidelock.Invalid, "default_branch", "is not a branch name")
+	}
+	return nil
+}
+
+// Project finds a project by id or full path (also one it had before).
+func (f *Forge) Project(ctx context.Context, p Principal, idOrPath string) (tidelock.Project, error) {
+	return f.ProjectFor(ctx, p, idOrPath, ReadProject)
+}
+
+// ProjectFor finds a project by id or full path for one action on it.
+func (f *Forge) ProjectFor(ctx context.Context, p Principal, idOrPath string, a Action) (tidelock.Project, error) {
+	if id, ok := number(idOrPath); ok {
+		project, err := f.store.Project(ctx, tidelock.ProjectID(id))
+		return f.allowed(ctx, p, project, err, a)
+	}
+	return f.ProjectAt(ctx, p, idOrPath, a)
+}
+
+// ProjectAt finds a project by full path alone, so that one named by digits is
+// found too.
+func (f *Forge) ProjectAt(ctx context.Context, p Principal, path string, a Action) (tidelock.Project, error) {
+	project, err := f.store.ProjectByPath(ctx, strings.Trim(path, "/"))
+	return f.allowed(ctx, p, project, err, a)
+}
+
+func (f *Forge) allowed(ctx context.Context, p Principal, project tidelock.Project, err error, a Action) (tidelock.Project, error) {
+	switch {
+	case tidelock.KindOf(err) == tidelock.NotFound:
+		return tidelock.Project{}, errNoProject()
+	case err != nil:
+		return tidelock.Project{}, fmt.Errorf("read a project: %w", err)
+	}
+	if err := f.Allow(ctx, p, a, OnProject(project)); err != nil {
+		return tidelock.Project{}, err
+	}
+	return project, nil
+}
+
+// Projects lists what the caller may see.
+func (f *Forge) Projects(ctx context.Context, p Principal, filter tidelock.ProjectFilter, page tidelock.Page) ([]tidelock.Project, int, error) {
+	filter.VisibleTo = p.Viewer()
+	return f.store.Projects(ctx, filter, page)
+}
+
+// ProjectEdit changes a project; nil fields stay.
+type ProjectEdit struct {
+	Name, Path, Description, DefaultBranch *string
+	Visibility                             *tidelock.Visibility
+	Archived                               *bool // needs the right to delete
+}
+
+// EditProject changes a project. A new path leaves the old one behind as a
+// redirect; agents are told at once when access may have changed.
+func (f *Forge) EditProject(ctx context.Context, p Principal, idOrPath string, e ProjectEdit) (tidelock.Project, error) {
+	action := EditProject
+	if e.Archived != nil {
+		action = DeleteProject
+	}
+	project, err := f.ProjectFor(ctx, p, idOrPath, action)
+	if err != nil {
+		return tidelock.Project{}, err
+	}
+	before := project
+	set(&project.Name, e.Name)
+	set(&project.Path, e.Path)
+	set(&project.Description, e.Description)
+	set(&project.DefaultBranch, e.DefaultBranch)
+	set(&project.Visibility, e.Visibility)
+	set(&project.Archived, e.Archived)
+	project.UpdatedAt = f.now().UTC()
+	if err := checkProject(project); err != nil {
+		return tidelock.Project{}, err
+	}
+	if project.Visibility > before.Visibility {
+		namespace, err := f.store.Namespace(ctx, project.Namespace)
+		if err != nil {
+			return tidelock.Project{}, fmt.Errorf("read the namespace of project %d: %w", project.ID, err)
+		}
+		if namespace.Kind == tidelock.GroupNamespace && project.Visibility > namespace.Visibility {
+			return tidelock.Project{}, tidelock.FieldErrorf(tidelock.Invalid, "visibility_level",
+				"%s is not allowed in a %s group", project.Visibility, namespace.Visibility)
+		}
+	}
+	if project.DefaultBranch != before.DefaultBranch {
+		if err := f.repos.Repo(project.ID).SetDefaultBranch(ctx, project.DefaultBranch); err != nil {
+			return tidelock.Project{}, fmt.Errorf("set the default branch of project %d: %w", project.ID, err)
+		}
+	}
+	project, err = f.store.UpdateProject(ctx, project)
+	if err != nil {
+		return tidelock.Project{}, err
+	}
+	publish(f, tidelock.AccessChanged{Project: project.ID})
+	if project.DefaultBranch != before.DefaultBranch {
+		publish(f, tidelock.Pushed{Project: project.ID}) // agents' configuration is read from it
+	}
+	return project, nil
+}
+
+// DeleteProject removes a project, its repository and its agents.
+func (f *Forge) DeleteProject(ctx context.Context, p Principal, idOrPath string) error {
+	project, err := f.ProjectFor(ctx, p, idOrPath, DeleteProject)
+	if err != nil {
+		return err
+	}
+	return f.deleteProject(ctx, project)
+}
+
+func (f *Forge) deleteProject(ctx context.Context, project tidelock.Project) error {
+	agents, _, err := f.store.Agents(ctx, tidelock.AgentFilter{Project: project.ID}, tidelock.Page{})
+	if err != nil {
+		return fmt.Errorf("list agents of project %d: %w", project.ID, err)
+	}
+	unlock := f.recording.lock(project.ID)
+	defer unlock()
+	if err := f.store.DeleteProject(ctx, project.ID); err != nil {
+		return err
+	}
+	publish(f, tidelock.AccessChanged{Project: project.ID})
+	for _, a := range agents {
+		publish(f, tidelock.AgentChanged{Agent: a.ID})
+	}
+	if err := f.repos.Delete(ctx, project.ID); err != nil {
+		return fmt.Errorf("delete the repository of project %d: %w", project.ID, err)
+	}
+	return nil
+}
+
+// ProtectedBranches lists a project's protected branches.
+func (f *Forge) ProtectedBranches(ctx context.Context, p Principal, idOrPath string) ([]tidelock.ProtectedBranch, error) {
+	project, err := f.ProjectFor(ctx, p, idOrPath, ReadProtected)
+	if err != nil {
+		return nil, err
+	}
+	return f.store.ProtectedBranches(ctx, project.ID)
+}
+
+// ProtectBranch protects the branches that a pattern matches.
+func (f *Forge) ProtectBranch(ctx context.Context, p Principal, idOrPath string, b tidelock.ProtectedBranch) (tidelock.ProtectedBranch, error) {
+	project, err := f.ProjectFor(ctx, p, idOrPath, Protect)
+	if err != nil {
+		return tidelock.ProtectedBranch{}, err
+	}
+	if b.Pattern == "" {
+		return tidelock.ProtectedBranch{}, tidelock.FieldErrorf(tidelock.Invalid, "name", "can't be blank")
+	}
+	if err := tidelock.ValidRef(tidelock.BranchRef(strings.ReplaceAll(b.Pattern, "*", "x"))); err != nil {
+		return tidelock.ProtectedBranch{}, tidelock.FieldErrorf(tidelock.Invalid, "name", "is not a branch name or pattern")
+	}
+	b.Project = project.ID
+	return f.store.ProtectBranch(ctx, b)
+}
+
+// UnprotectBranch removes a protection by its pattern.
+func (f *Forge) UnprotectBranch(ctx context.Context, p Principal, idOrPath, pattern string) error {
+	project, err := f.ProjectFor(ctx, p, idOrPath, Protect)
+	if err != nil {
+		return err
+	}
+	return f.store.UnprotectBranch(ctx, project.ID, pattern)
+}
+
+// accessChangedBelow tells of every project below a group.
+func (f *Forge) accessChangedBelow(ctx context.Context, group tidelock.NamespaceID) {
+	projects, _, err := f.store.Projects(ctx, tidelock.ProjectFilter{Below: group}, tidelock.Page{})
+	if err != nil {
+		f.log.WarnContext(ctx, "agents will notice a change of access only later", "group", group, "error", err)
+		return
+	}
+	for _, project := range projects {
+		publish(f, tidelock.AccessChanged{Project: project.ID})
+	}
+}
+
+func deepestFirst(groups []tidelock.Namespace) []tidelock.Namespace {
+	return slices.SortedFunc(slices.Values(groups), func(a, b tidelock.Namespace) int {
+		return cmp.Compare(strings.Count(b.FullPath, "/"), strings.Count(a.FullPath, "/"))
+	})
+}
+
+// number reads a positive decimal id.
+func number(s string) (int64, bool) {
+	id, err := strconv.ParseInt(s, 10, 64)
+	return id, err == nil && id > 0 && s[0] != '+'
+}
+
+// set writes a new value where there is one.
+func set[T any](field *T, value *T) {
+	if value != nil {
+		*field = *value
+	}
+}
