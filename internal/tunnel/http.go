@@ -78,7 +78,7 @@ func (s *Session) serve(server *http.Server, h http.Handler) error {
 	s.mu.Lock()
 	s.servers = append(s.servers, server)
 	s.mu.Unlock()
-	err := server.Serve(listener{s})
+	err := server.Serve(newListener(s))
 	// Shutdown, as Drain calls it, ends Serve early; streams go on.
 	if errors.Is(err, http.ErrServerClosed) {
 		<-s.done
@@ -92,13 +92,27 @@ func (s *Session) serve(server *http.Server, h http.Handler) error {
 	return fmt.Errorf("serve the tunnel: %w", err)
 }
 
-// A listener hands a session's streams to an http.Server. Closing it closes
-// nothing: the session belongs to someone else.
-type listener struct{ s *Session }
+// A listener hands a session's streams to an http.Server. Closing it only
+// stops that: the session belongs to someone else.
+type listener struct {
+	session *Session
+	closed  context.Context
+	close   context.CancelFunc
+}
 
-func (l listener) Accept() (net.Conn, error) { return l.s.Accept() }
-func (l listener) Close() error              { return nil }
-func (l listener) Addr() net.Addr            { return l.s.wire.raw.LocalAddr() }
+func newListener(s *Session) *listener {
+	l := &listener{session: s}
+	l.closed, l.close = context.WithCancel(context.Background())
+	return l
+}
+
+func (l *listener) Accept() (net.Conn, error) { return l.session.accept(l.closed) }
+func (l *listener) Addr() net.Addr            { return l.session.wire.raw.LocalAddr() }
+
+func (l *listener) Close() error {
+	l.close()
+	return nil
+}
 
 // A handlerGroup counts the handlers that run, so that the server's owner can
 // wait for them; http.Server does not.

@@ -29,14 +29,16 @@ const (
 	streamWindow = 4 << 20
 	// streamBacklog is how many streams may wait to be accepted.
 	streamBacklog = 256
-	// closeLimit is how long a closed stream waits for the peer to close too
-	// before it is reset, which frees a peer that is blocked writing to it.
-	closeLimit = 5 * time.Second
 	// How many streams the peer may have open at once; one that opens more is
 	// broken or hostile, and loses the session. An agent needs one.
 	maxAgentStreams  = 16
 	maxServerStreams = 4096
 )
+
+// closeLimit is how long a closed stream waits for the peer to close too
+// before it is reset. The reset frees a peer that is blocked writing to it,
+// but also drops what a slow peer has not read yet. Tests shorten it.
+var closeLimit = 10 * time.Second
 
 var (
 	// ErrSilent ends a session whose peer sent nothing for too long.
@@ -254,8 +256,10 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 // Accept waits for a stream that the peer opens. Whoever calls it gets them
 // all: use it, or ServeHTTP1, or ServeHTTP2. After the session's end it
 // returns an error that wraps net.ErrClosed.
-func (s *Session) Accept() (net.Conn, error) {
-	conn, err := s.mux.AcceptStream()
+func (s *Session) Accept() (net.Conn, error) { return s.accept(context.Background()) }
+
+func (s *Session) accept(ctx context.Context) (net.Conn, error) {
+	conn, err := s.mux.AcceptStreamWithContext(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("accept stream: %w", errors.Join(net.ErrClosed, err))
 	}

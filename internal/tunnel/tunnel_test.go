@@ -126,7 +126,7 @@ func ourGoroutines() string {
 		if strings.Contains(g, "ourGoroutines") || strings.Contains(g, "testing.(*T).Run") {
 			continue
 		}
-		for _, ours := range []string{"internal/tunnel", "hashicorp/yamux", "coder/websocket"} {
+		for _, ours := range []string{"internal/tunnel.", "hashicorp/yamux", "coder/websocket"} {
 			if strings.Contains(g, ours) {
 				left = append(left, g)
 				break
@@ -257,6 +257,7 @@ func TestCloseWakesABlockedReader(t *testing.T) {
 }
 
 func TestSlowReaderStallsNobodyElse(t *testing.T) {
+	tunnel.ShortenCloseLimit(t, 100*time.Millisecond)
 	p := connected(t)
 	var slow net.Conn
 	slowReady := make(chan struct{})
@@ -488,7 +489,9 @@ func TestDialThroughAProxy(t *testing.T) {
 	}))
 	t.Cleanup(proxy.Close)
 	c := f.dialConfig(t)
-	c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://u:p@" + proxy.Listener.Addr().String()) }
+	c.Proxy = func(*http.Request) (*url.URL, error) {
+		return url.Parse("http://u:p@" + proxy.Listener.Addr().String())
+	}
 	p := f.connect(t, c)
 	go echo(p.server)
 	conn, err := p.agent.Open(t.Context())
@@ -666,4 +669,3 @@ func (r *relay) cut() {
 		c.Close()
 	}
 }
-
