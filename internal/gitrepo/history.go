@@ -1,0 +1,244 @@
+package gitrepo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"tidelock.dev"
+)
+
+// A Commit is a commit as git shows it. Text is valid UTF-8.
+type Commit struct {
+	ID        tidelock.CommitID
+	Tree      tidelock.CommitID
+	Parents   []tidelock.CommitID
+	Author    Signature
+	Committer Signature
+	Title     string // the first paragraph, on one line
+	Message   string // all of it, title included
+}
+
+// A Signature says who and when, in the zone they were in.
+type Signature struct {
+	Name  string
+	Email string
+	When  time.Time
+}
+
+// A CommitQuery asks for part of a history, newest first.
+type CommitQuery struct {
+	Rev   string // where to start; required
+	Path  string // only commits that changed it; "" for all
+	Since time.Time
+	Until time.Time
+	Page  tidelock.Page
+}
+
+// Commit reads the commit that rev names: a full ref name, a branch, a tag,
+// HEAD or a hexadecimal object name of at least 7 digits, and nothing else.
+func (r *Repo) Commit(ctx context.Context, rev string) (Commit, error) {
+	commits, err := r.Commits(ctx, CommitQuery{Rev: rev, Page: tidelock.Page{Number: 1, PerPage: 1}})
+	if err != nil {
+		return Commit{}, err
+	}
+	if len(commits) == 0 {
+		return Commit{}, errNoCommit(rev)
+	}
+	return commits[0], nil
+}
+
+// Commits lists commits, newest first.
+func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
+	if err := validPath(q.Path); err != nil && q.Path != "" {
+		return nil, err
+	}
+	object, err := r.resolve(ctx, q.Rev)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8", "--date=raw",
+		"--format=tformat:%H%x00%T%x00%P%x00%an%x00%ae%x00%ad%x00%cn%x00%ce%x00%cd%x00%s%x00%B"}
+	if q.Page.PerPage > 0 {
+		args = append(args,
+			"--max-count="+strconv.Itoa(q.Page.PerPage),
+			"--skip="+strconv.Itoa(max(0, q.Page.Number-1)*q.Page.PerPage))
+	}
+	if !q.Since.IsZero() {
+		args = append(args, "--max-age="+strconv.FormatInt(q.Since.Unix(), 10))
+	}
+	if !q.Until.IsZero() {
+		args = append(args, "--min-age="+strconv.FormatInt(q.Until.Unix(), 10))
+	}
+	args = append(args, object, "--")
+	if q.Path != "" {
+		args = append(args, q.Path)
+	}
+	out, err := r.disk.query(ctx, r.disk.command(r, args...))
+	if complains(err, "bad object", "unknown revision", "not a commit") {
+		return nil, errNoCommit(q.Rev)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseCommits(string(out))
+}
+
+// parseCommits reads what Commits asked git to print.
+func parseCommits(out string) ([]Commit, error) {
+	const fields = 11
+	commits := []Commit{}
+	if out == "" {
+		return commits, nil
+	}
+	f := strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+	if len(f)%fields != 0 {
+		return nil, fmt.Errorf("read commits: git printed %d fields", len(f))
+	}
+	for i, text := range f {
+		f[i] = strings.ToValidUTF8(text, "\uFFFD")
+	}
+	for ; len(f) > 0; f = f[fields:] {
+		c := Commit{
+			ID:        tidelock.CommitID(f[0]),
+			Tree:      tidelock.CommitID(f[1]),
+			Parents:   []tidelock.CommitID{},
+			Author:    Signature{Name: f[3], Email: f[4], When: parseRawDate(f[5])},
+			Committer: Signature{Name: f[6], Email: f[7], When: parseRawDate(f[8])},
+			Title:     f[9],
+			Message:   f[10],
+		}
+		for _, parent := range strings.Fields(f[2]) {
+			c.Parents = append(c.Parents, tidelock.CommitID(parent))
+		}
+		commits = append(commits, c)
+	}
+	return commits, nil
+}
+
+// parseRawDate reads a date such as "1700000000 +0130". Histories hold all
+// sorts of dates; one that makes no sense is the zero time.
+func parseRawDate(s string) time.Time {
+	seconds, zone, _ := strings.Cut(s, " ")
+	unix, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	t := time.Unix(unix, 0).UTC()
+	if z, err := strconv.Atoi(zone); err == nil && z > -2400 && z < 2400 {
+		offset := (z/100)*3600 + (z%100)*60
+		if offset != 0 {
+			t = t.In(time.FixedZone("", offset))
+		}
+	}
+	return t
+}
+
+// Containing finds a ref from which commit can be reached: the branch, if one
+// is given, or else any branch or tag. It is false when there is none, or no
+// such commit.
+func (r *Repo) Containing(ctx context.Context, commit tidelock.CommitID, branch string) (tidelock.RefName, bool, error) {
+	if !isObjectName(commit) {
+		return "", false, nil
+	}
+	if err := r.exists(); err != nil {
+		return "", false, err
+	}
+	args := []string{"for-each-ref", "--count=1", "--format=%(refname)", "--contains=" + string(commit)}
+	if branch == "" {
+		args = append(args, "refs/heads", "refs/tags")
+	} else {
+		name := tidelock.BranchRef(branch)
+		if err := tidelock.ValidRef(name); err != nil {
+			return "", false, err
+		}
+		args = append(args, string(name))
+	}
+	out, err := r.disk.query(ctx, r.disk.command(r, args...))
+	if complains(err, "no such commit", "malformed object name") {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	name := tidelock.RefName(strings.TrimSpace(string(out)))
+	if branch != "" && name != tidelock.BranchRef(branch) {
+		return "", false, nil // a branch below that name
+	}
+	return name, name != "", nil
+}
+
+func errNoCommit(rev string) error {
+	return tidelock.Errorf(tidelock.NotFound, "no branch, tag or commit %.200q", rev)
+}
+
+const shortestAbbreviation = 7
+
+// resolve turns a revision of a user into the full name of an object, which
+// is all that git ever sees of it.
+func (r *Repo) resolve(ctx context.Context, rev string) (string, error) {
+	if err := r.exists(); err != nil {
+		return "", err
+	}
+	// A full object name is not looked up as a ref, so that nobody can hide a
+	// commit behind a branch of that name.
+	if isObjectName(tidelock.CommitID(rev)) {
+		return rev, nil
+	}
+	var names []tidelock.RefName
+	switch {
+	case rev == "HEAD":
+		head, err := r.head()
+		if err != nil {
+			return "", err
+		}
+		names = []tidelock.RefName{head}
+	case strings.HasPrefix(rev, "refs/"):
+		names = []tidelock.RefName{tidelock.RefName(rev)}
+	default:
+		names = []tidelock.RefName{tidelock.BranchRef(rev), tidelock.TagRef(rev)}
+	}
+	for _, name := range names {
+		if tidelock.ValidRef(name) != nil {
+			return "", errNoCommit(rev)
+		}
+		refs, err := r.readTips([]tidelock.RefName{name})
+		if errors.Is(err, errUnusualRef) {
+			refs, err = r.forEachRef(ctx, []tidelock.RefName{name})
+		}
+		if err != nil {
+			return "", err
+		}
+		if len(refs) > 0 {
+			return string(refs[0].Object), nil
+		}
+	}
+	if len(rev) >= shortestAbbreviation && len(rev) < 40 && isHex(rev) {
+		commit, err := r.peel(ctx, tidelock.CommitID(rev))
+		if err != nil {
+			return "", err
+		}
+		if commit != "" {
+			return string(commit), nil
+		}
+	}
+	return "", errNoCommit(rev)
+}
+
+// head reads which branch HEAD names.
+func (r *Repo) head() (tidelock.RefName, error) {
+	content, err := os.ReadFile(filepath.Join(r.dir, "HEAD"))
+	if err != nil {
+		return "", fmt.Errorf("read HEAD of repository %d: %w", r.id, err)
+	}
+	name, ok := strings.CutPrefix(strings.TrimSpace(string(content)), "ref: ")
+	if !ok {
+		return "", fmt.Errorf("read HEAD of repository %d: it names no branch", r.id)
+	}
+	return tidelock.RefName(name), nil
+}

@@ -1,0 +1,143 @@
+package gitrepo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"tidelock.dev"
+)
+
+// A PackRequest is one request of a client that fetches, over stateless HTTP.
+type PackRequest struct {
+	Advertise bool      // the answer to info/refs; otherwise a round of the negotiation
+	Protocol  string    // the client's Git-Protocol header; ignored unless it is version=0, 1 or 2
+	In        io.Reader // the request; not read for an advertisement
+	Out       io.Writer
+}
+
+// UploadPack serves a fetch. It reads In to its end even when git stops
+// early, so the caller bounds In in size and time.
+func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
+	args := []string{"upload-pack", "--stateless-rpc", "--strict"}
+	if req.Advertise {
+		args = append(args, "--http-backend-info-refs")
+		req.In = nil
+	}
+	cmd := r.disk.command(r, append(args, r.dir)...)
+	return r.serve(ctx, cmd, req.Protocol, req.In, req.Out)
+}
+
+// A ReceiveRequest is one push.
+type ReceiveRequest struct {
+	// In is the list of commands, push options if any, and the pack, as
+	// git-receive-pack reads them.
+	In  io.Reader
+	Out io.Writer
+
+	// Refs are the refs the commands name. What happened to them is on the
+	// disk when ReceivePack returns.
+	Refs []tidelock.RefName
+
+	// DenyNonFastForward refuses every update of the push that would lose
+	// commits.
+	DenyNonFastForward bool
+}
+
+// ReceivePack lets git take a push in. It reads In to its end even when git
+// stops early, so the caller bounds In in size and time. An error says that
+// git did not end well, not that nothing happened: the refs tell.
+func (r *Repo) ReceivePack(ctx context.Context, req ReceiveRequest) error {
+	r.removeStaleLocks(req.Refs)
+	cmd := r.disk.command(r,
+		"-c", "receive.maxInputSize="+strconv.FormatInt(r.disk.maxInput, 10),
+		"-c", "receive.denyNonFastForwards="+strconv.FormatBool(req.DenyNonFastForward),
+		"receive-pack", "--stateless-rpc", r.dir)
+	err := r.serve(ctx, cmd, "", req.In, req.Out)
+	r.disk.notePushed(r.id)
+	return errors.Join(err, r.durable(req.Refs))
+}
+
+var protocolVersion = regexp.MustCompile(`^version=[012]$`)
+
+// serve runs a git that talks to a client.
+func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, protocol string, in io.Reader, out io.Writer) error {
+	if err := r.exists(); err != nil {
+		return err
+	}
+	release, err := r.disk.packs.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if protocolVersion.MatchString(protocol) {
+		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+protocol)
+	}
+	cmd.Stdout = out
+	if in == nil {
+		return r.disk.run(ctx, cmd)
+	}
+
+	// Not cmd.Stdin: Wait would give up on a client that is still sending
+	// after git has ended, and the client would not read why.
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("run git %s: %w", verbOf(cmd), err)
+	}
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		_, err := io.Copy(stdin, in)
+		stdin.Close()
+		if err != nil { // git may have ended; hear the client out
+			_, _ = io.Copy(io.Discard, in)
+		}
+	}()
+	err = r.disk.run(ctx, cmd)
+	stdin.Close() // also when git did not start
+	<-fed
+	return err
+}
+
+// durable syncs the directories in which refs were written: git has synced
+// the files, but not the names that it gave them. On file systems that keep
+// the order of renames, the objects' names are then durable too, because git
+// moves objects into place before refs.
+func (r *Repo) durable(names []tidelock.RefName) error {
+	dirs := map[string]bool{r.dir: true} // packed-refs, when a ref was deleted
+	for _, name := range names {
+		dirs[filepath.Dir(filepath.Join(r.dir, filepath.FromSlash(string(name))))] = true
+	}
+	var errs []error
+	for dir := range dirs {
+		if err := syncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("sync refs of repository %d: %w", r.id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeStaleLocks removes lock files from before this process opened the
+// disk. Nobody holds them any more: the machine, or git, was stopped without
+// a chance to remove them, and they would block the ref for ever.
+func (r *Repo) removeStaleLocks(names []tidelock.RefName) {
+	paths := []string{filepath.Join(r.dir, "packed-refs.lock")}
+	for _, name := range names {
+		paths = append(paths, filepath.Join(r.dir, filepath.FromSlash(string(name))+".lock"))
+	}
+	for _, path := range paths {
+		info, err := os.Lstat(path)
+		if err != nil || !info.Mode().IsRegular() || !info.ModTime().Before(r.disk.opened.Add(-time.Second)) {
+			continue
+		}
+		err = os.Remove(path)
+		r.disk.log.Warn("stale lock removed", "project", r.id, "lock", path, "error", err)
+	}
+}
