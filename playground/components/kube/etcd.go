@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
@@ -20,6 +21,9 @@ func runEtcd(args []string) error {
 	dir := flags.String("data-dir", "", "folder of the database (required)")
 	client := flags.String("listen-client-urls", "http://127.0.0.1:2379", "address for clients")
 	peer := flags.String("listen-peer-urls", "http://127.0.0.1:2380", "address for peers")
+	certFile := flags.String("cert-file", "", "certificate for https addresses, for clients and peers")
+	keyFile := flags.String("key-file", "", "key of the certificate")
+	caFile := flags.String("trusted-ca-file", "", "authority that certificates of clients must come from")
 	unsafeNoFsync := flags.Bool("unsafe-no-fsync", false, "do not wait for the disk: only for clusters that may be lost")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -46,8 +50,16 @@ func runEtcd(args []string) error {
 	config.ListenPeerUrls = []url.URL{*peerURL}
 	config.AdvertisePeerUrls = []url.URL{*peerURL}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
-	config.AutoCompactionMode = embed.CompactorModePeriodic
-	config.AutoCompactionRetention = "5m"
+	// The only member hears no heartbeats; ticking slowly leaves an idle machine idle.
+	config.TickMs, config.ElectionMs = 500, 5000
+	// kube-apiserver compacts; a short tail of Raft entries keeps memory small.
+	config.SnapshotCount, config.SnapshotCatchUpEntries = 5000, 500
+	if *caFile != "" {
+		config.ClientTLSInfo = transport.TLSInfo{
+			CertFile: *certFile, KeyFile: *keyFile, TrustedCAFile: *caFile, ClientCertAuth: true,
+		}
+		config.PeerTLSInfo = config.ClientTLSInfo
+	}
 
 	etcd, err := embed.StartEtcd(config)
 	if err != nil {

@@ -1,0 +1,145 @@
+// Package component builds what the playground runs, etcd, Kubernetes, KWOK
+// and Flux, and keeps the results in the user's cache folder. It owns the list
+// of components and the cache; it starts nothing.
+//
+// A component is built from one of the modules below playground/components,
+// whose go.sum pins every byte. Its place in the cache is named by a hash of
+// that module, of the build's flags and of the Go version, so that a fresh
+// clone on the same machine builds nothing and a changed version never meets
+// an old binary.
+package component
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// A Name names a component.
+type Name string
+
+const (
+	Kube                   Name = "kube" // etcd, kube-apiserver, kube-controller-manager and kube-scheduler in one binary
+	KWOK                   Name = "kwok"
+	SourceController       Name = "source-controller"
+	KustomizeController    Name = "kustomize-controller"
+	HelmController         Name = "helm-controller"
+	NotificationController Name = "notification-controller"
+)
+
+// All lists the components in the order in which they are built: those that
+// share a module, and so compiled packages, follow each other.
+func All() []Name {
+	names := make([]Name, len(recipes))
+	for i, r := range recipes {
+		names[i] = r.name
+	}
+	return names
+}
+
+// A recipe says how a component is built. Any change of it changes the hash.
+type recipe struct {
+	name    Name
+	module  string   // folder below playground/components
+	pkg     string   // what to build
+	ldflags []string // beside -s -w
+	source  string   // the Go module that files are copied from
+	files   []string // patterns below the source module; copied flat, beside the binary
+}
+
+const kubernetesVersion = "v1.34.4"
+
+var recipes = []recipe{
+	{
+		name: Kube, module: "kube", pkg: ".",
+		// kubectl parses what the server says of itself.
+		ldflags: []string{
+			"-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion,
+			"-X k8s.io/component-base/version.gitMajor=1",
+			"-X k8s.io/component-base/version.gitMinor=34",
+		},
+	},
+	flux(SourceController, "kube"),
+	flux(KustomizeController, "kube"),
+	flux(HelmController, "kube"),
+	flux(NotificationController, "notification"),
+	{
+		name: KWOK, module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok",
+		source: "sigs.k8s.io/kwok",
+		files: []string{
+			"kustomize/stage/node/fast/node-initialize.yaml",
+			"kustomize/stage/node/heartbeat/node-heartbeat.yaml",
+			"kustomize/stage/pod/fast/pod-*.yaml",
+		},
+	},
+}
+
+func flux(name Name, module string) recipe {
+	path := "github.com/fluxcd/" + string(name)
+	return recipe{name: name, module: module, pkg: path, source: path, files: []string{"config/crd/bases/*.yaml"}}
+}
+
+func recipeOf(name Name) (recipe, error) {
+	i := slices.IndexFunc(recipes, func(r recipe) bool { return r.name == name })
+	if i < 0 {
+		return recipe{}, fmt.Errorf("no component %q", name)
+	}
+	return recipes[i], nil
+}
+
+// A Built component is a folder that holds its binary and the YAML files its
+// module ships: Flux's CRDs, KWOK's stages.
+type Built struct {
+	Name Name
+	Dir  string
+}
+
+// Binary is the path of the executable.
+func (b Built) Binary() string { return filepath.Join(b.Dir, string(b.Name)) }
+
+// Manifests lists the YAML files, sorted.
+func (b Built) Manifests() ([]string, error) {
+	return filepath.Glob(filepath.Join(b.Dir, "*.yaml"))
+}
+
+// hash names a build: module files, recipe, platform and Go version.
+func (r recipe) hash(moduleDir, goVersion string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s/%s\n%q\n", goVersion, runtime.GOOS, runtime.GOARCH, r)
+	entries, err := os.ReadDir(moduleDir)
+	if err != nil {
+		return "", fmt.Errorf("read module of %s: %w", r.name, err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		ours := r.pkg == "." && strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go")
+		if name != "go.mod" && name != "go.sum" && !ours {
+			continue
+		}
+		if err := hashFile(h, filepath.Join(moduleDir, name)); err != nil {
+			return "", fmt.Errorf("hash module of %s: %w", r.name, err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:20], nil
+}
+
+func hashFile(h io.Writer, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(h, "%s %d\n", filepath.Base(path), info.Size())
+	_, err = io.Copy(h, file)
+	return err
+}
