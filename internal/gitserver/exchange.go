@@ -1,0 +1,120 @@
+package gitserver
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"tidelock.dev"
+)
+
+// An exchange is the body of one request and of its response. Either side may
+// be slow, but not silent: after idle without a byte it is cut.
+type exchange struct {
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	body io.Reader
+	idle time.Duration
+
+	contentType string
+	read        int64 // bytes of the request
+	written     int64 // bytes of the response; with 0 an error can still be told
+}
+
+// exchange prepares to talk both ways at once, as git does while it unpacks.
+func (s *Server) exchange(w http.ResponseWriter, r *http.Request, contentType string) *exchange {
+	x := &exchange{w: w, rc: http.NewResponseController(w), body: r.Body, idle: s.idle, contentType: contentType}
+	// HTTP/2 always can, and refuses to be asked.
+	_ = x.rc.EnableFullDuplex()
+	return x
+}
+
+// Read reads the request as it came, compressed or not.
+func (x *exchange) Read(p []byte) (int, error) {
+	// A connection without deadlines is somebody's test; it just cannot be cut.
+	_ = x.rc.SetReadDeadline(time.Now().Add(x.idle))
+	n, err := x.body.Read(p)
+	x.read += int64(n)
+	if err != nil {
+		// The server now watches the connection for its end, without a limit.
+		_ = x.rc.SetReadDeadline(time.Time{})
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = tidelock.Errorf(tidelock.Unavailable, "the client sent nothing for %v", x.idle)
+	}
+	return n, err
+}
+
+// Write sends a part of the response at once. The first one sends the header.
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.written == 0 {
+		x.w.Header().Set("Content-Type", x.contentType)
+	}
+	_ = x.rc.SetWriteDeadline(time.Now().Add(x.idle))
+	n, err := x.w.Write(p)
+	x.written += int64(n)
+	if err == nil {
+		err = x.rc.Flush()
+	}
+	_ = x.rc.SetWriteDeadline(time.Time{})
+	return n, err
+}
+
+// request returns the request's body without its compression, at most limit
+// bytes of it; one more is an error of kind TooLarge.
+func (x *exchange) request(r *http.Request, limit int64) (io.Reader, error) {
+	var body io.Reader = x
+	switch r.Header.Get("Content-Encoding") {
+	case "", "identity":
+		if r.ContentLength > limit {
+			return nil, errTooLarge(limit)
+		}
+	case "gzip", "x-gzip":
+		unzipped, err := gzip.NewReader(x)
+		if err != nil {
+			return nil, tidelock.Errorf(tidelock.Invalid, "the request says it is gzip, but is not")
+		}
+		body = unzipped
+	default:
+		return nil, tidelock.Errorf(tidelock.Invalid, "content encoding %.40q is not supported", r.Header.Get("Content-Encoding"))
+	}
+	return &boundedReader{in: body, left: limit, limit: limit}, nil
+}
+
+func errTooLarge(limit int64) error {
+	return tidelock.Errorf(tidelock.TooLarge, "the request is larger than %d bytes", limit)
+}
+
+// A boundedReader is an io.LimitedReader whose limit is an error.
+type boundedReader struct {
+	in          io.Reader
+	left, limit int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errTooLarge(b.limit)
+	}
+	// One byte more than allowed tells a body that just fits from a larger one.
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.in.Read(p)
+	b.left -= int64(n)
+	if b.left < 0 {
+		return n - 1, errTooLarge(b.limit)
+	}
+	return n, err
+}
+
+// end makes sure that the client gets a header, even if there is no body.
+func (x *exchange) end() error {
+	if x.written == 0 {
+		x.w.Header().Set("Content-Type", x.contentType)
+		x.w.WriteHeader(http.StatusOK)
+	}
+	return nil
+}

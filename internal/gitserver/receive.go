@@ -1,0 +1,159 @@
+package gitserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/gitrepo"
+)
+
+const (
+	// recordTimeout bounds the recording of a push that is on the disk.
+	recordTimeout = 30 * time.Second
+
+	// maxOverrun is how much a client may send that nobody reads any more,
+	// so that it comes to read why.
+	maxOverrun = 32 << 20
+)
+
+// receive takes a push in: its commands are decided here, then git does it,
+// then the forge records it, and only then the client hears git's verdict.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge.Principal, project tidelock.Project) error {
+	started := time.Now()
+	x := s.exchange(w, r, receivePack.resultType())
+	body, err := x.request(r, s.repos.MaxInputSize()+maxOverrun)
+	if err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(body, 64<<10)
+	push, err := readPush(in)
+	if err != nil {
+		return err
+	}
+	if len(push.commands) == 0 {
+		return x.end() // the client only wanted to know whether it may
+	}
+	ctx, span := s.tracer.Start(r.Context(), "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		attribute.Int64("tidelock.project", int64(project.ID)),
+		attribute.Int("tidelock.refs", len(push.commands)),
+	))
+	defer span.End()
+
+	decision, err := s.forge.AuthorizePush(ctx, principal, project, push.commands)
+	if err != nil {
+		return err
+	}
+	result := refused
+	if len(decision.Refused) == 0 {
+		result, err = s.take(ctx, x, in, push, principal, project, decision)
+	} else {
+		err = s.refuse(ctx, x, in, push, project, decision)
+	}
+	span.SetAttributes(attribute.String("tidelock.result", string(result)))
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	s.metrics.push(result, x.read, time.Since(started))
+	return err
+}
+
+// refuse tells the client which refs may not move. None does: a push is what
+// its author meant only as a whole.
+func (s *Server) refuse(ctx context.Context, x *exchange, in io.Reader, push *pushRequest, project tidelock.Project, decision forge.PushDecision) error {
+	s.log.InfoContext(ctx, "push refused", "project", project.ID, "refs", len(push.commands), "refused", len(decision.Refused))
+	if !push.wantsReport() {
+		for ref, reason := range decision.Refused {
+			return tidelock.Errorf(tidelock.Denied, "%s: %s", ref, reason)
+		}
+	}
+	answer := &report{out: x, sideBand: push.sideBand()}
+	if err := answer.refuse(push, decision.Refused); err != nil {
+		return s.lost(ctx, project, err)
+	}
+	// It has its answer; it reads it when it has sent its pack.
+	_, _ = io.CopyN(io.Discard, in, maxOverrun)
+	return nil
+}
+
+// take lets git take the push in. From here on the push outlives its client:
+// once the pack is complete, git finishes, and what it did is recorded.
+func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *pushRequest, principal forge.Principal,
+	project tidelock.Project, decision forge.PushDecision) (result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.longest)
+	defer cancel()
+
+	request := io.Reader(bytes.NewReader(push.encode()))
+	if push.sendsPack() {
+		request = io.MultiReader(request, in)
+	}
+	client := &patient{out: x}
+	answer := &report{out: client, sideBand: push.sideBand()}
+	gitErr := s.repos.Repo(project.ID).ReceivePack(ctx, gitrepo.ReceiveRequest{
+		In:                 request,
+		Out:                answer,
+		Refs:               push.refs(),
+		DenyNonFastForward: decision.DenyNonFastForward,
+	})
+	if gitErr != nil && x.written == 0 && len(answer.held) == 0 && !ran(gitErr) {
+		return failed, gitErr
+	}
+	if gitErr != nil {
+		s.log.InfoContext(ctx, "git did not end well", "project", project.ID, "error", gitErr)
+	}
+
+	recordCtx, cancelRecord := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancelRecord()
+	recorded, err := s.forge.Pushed(recordCtx, project.ID, principal, push.refs())
+	result := accepted
+	switch {
+	case err != nil:
+		result = unrecorded
+		s.log.ErrorContext(ctx, "push not recorded: it will be when the repository is compared", "project", project.ID, "error", err)
+		_ = answer.say("warning: the push is stored, but not announced yet; this will happen by itself")
+	case recorded.ID == 0:
+		result = unchanged
+	default:
+		s.log.InfoContext(ctx, "push received", "project", project.ID, "push", recorded.ID, "refs", len(recorded.Updates), "bytes", x.read)
+	}
+	_ = answer.finish()
+	if client.err != nil {
+		return result, s.lost(ctx, project, client.err)
+	}
+	return result, x.end()
+}
+
+// ran reports whether git was started at all.
+func ran(err error) bool {
+	kind := tidelock.KindOf(err)
+	return kind != tidelock.Unavailable && kind != tidelock.NotFound
+}
+
+// lost notes a client that left before it had its answer.
+func (s *Server) lost(ctx context.Context, project tidelock.Project, err error) error {
+	s.log.InfoContext(ctx, "client left before the end of its push", "project", project.ID, "error", err)
+	return nil
+}
+
+// A patient writer drops what follows after its first error: a client that
+// left must not end the git that serves it.
+type patient struct {
+	out io.Writer
+	err error
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	if p.err == nil {
+		_, p.err = p.out.Write(b)
+	}
+	return len(b), nil
+}
