@@ -44,6 +44,7 @@ const (
 	ManageGroupTokens  Action = "manage group tokens"
 
 	// On the forge as a whole.
+	Browse         Action = "list projects and groups" // those it may see
 	ReadVersion    Action = "read version"
 	ReadSelf       Action = "read own user"
 	ReadUsers      Action = "read users"
@@ -86,8 +87,9 @@ type rule struct {
 	member tidelock.AccessLevel
 	// visible lets everyone who can see the target, by its visibility.
 	visible bool
-	// signedIn lets every user (on the forge only); noBots leaves out bots.
-	signedIn, noBots bool
+	// anyone lets everybody, signed in or not, and signedIn every user (on the
+	// forge only); noBots leaves out bots.
+	anyone, signedIn, noBots bool
 
 	// scopes are those of which a user's token must carry one, and deploy
 	// those of which a deploy token must; none means no deploy token may.
@@ -136,6 +138,7 @@ var rules = map[Action]rule{
 	ReadGroupTokens:    {on: onGroup, member: tidelock.Maintainer, scopes: apiRead},
 	ManageGroupTokens:  {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 
+	Browse:         {on: onForge, anyone: true, scopes: apiRead},
 	ReadVersion:    {on: onForge, signedIn: true, scopes: userRead},
 	ReadSelf:       {on: onForge, signedIn: true, scopes: userRead},
 	ReadUsers:      {on: onForge, signedIn: true, scopes: userRead},
@@ -217,12 +220,15 @@ func allowOnForge(p Principal, a Action, r rule) error {
 		if p.Token != nil {
 			return &ScopeError{Action: a, Need: r.deploy}
 		}
+		if r.anyone {
+			return nil
+		}
 		return tidelock.Errorf(tidelock.Unauthenticated, "sign in to %s", a)
 	}
 	if p.Token != nil && !p.Token.Has(r.scopes...) {
 		return &ScopeError{Action: a, Need: r.scopes}
 	}
-	if p.User.Admin || (r.signedIn && !(r.noBots && p.User.Bot)) {
+	if r.anyone || p.User.Admin || (r.signedIn && !(r.noBots && p.User.Bot)) {
 		return nil
 	}
 	return tidelock.Errorf(tidelock.Denied, "you may not %s", a)
@@ -335,8 +341,8 @@ func (p Principal) Viewer() *tidelock.Viewer {
 	return &tidelock.Viewer{}
 }
 
-// actions lists every action, for tests and documentation.
-func actions() []Action {
+// Actions lists every action there is a rule for, in order of name.
+func Actions() []Action {
 	list := make([]Action, 0, len(rules))
 	for a := range rules {
 		list = append(list, a)

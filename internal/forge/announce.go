@@ -129,6 +129,9 @@ func (f *Forge) Pushes(ctx context.Context, p Principal, project tidelock.Projec
 // RecentPushes lists the newest pushes of all projects that the caller may
 // see.
 func (f *Forge) RecentPushes(ctx context.Context, p Principal, page tidelock.Page) ([]tidelock.Push, int, error) {
+	if err := f.Allow(ctx, p, Browse, OnForge); err != nil {
+		return nil, 0, err
+	}
 	return f.store.Pushes(ctx, tidelock.PushFilter{VisibleTo: p.Viewer()}, page)
 }
 

@@ -152,6 +152,9 @@ func (f *Forge) namespace(ctx context.Context, p Principal, id tidelock.Namespac
 
 // Groups lists what the caller may see.
 func (f *Forge) Groups(ctx context.Context, p Principal, filter tidelock.NamespaceFilter, page tidelock.Page) ([]tidelock.Namespace, int, error) {
+	if err := f.Allow(ctx, p, Browse, OnForge); err != nil {
+		return nil, 0, err
+	}
 	filter.VisibleTo = p.Viewer()
 	return f.store.Namespaces(ctx, filter, page)
 }
@@ -267,6 +270,9 @@ func (f *Forge) SetMember(ctx context.Context, p Principal, t Target, user tidel
 	if err := f.mayGive(ctx, p, t, level); err != nil {
 		return tidelock.Member{}, err
 	}
+	if err := f.mayTake(ctx, p, t, user); err != nil {
+		return tidelock.Member{}, err
+	}
 	if _, err := f.store.User(ctx, user); err != nil {
 		if tidelock.KindOf(err) == tidelock.NotFound {
 			return tidelock.Member{}, tidelock.Errorf(tidelock.NotFound, "User Not Found")
@@ -285,11 +291,7 @@ func (f *Forge) RemoveMember(ctx context.Context, p Principal, t Target, user ti
 	if err := f.Allow(ctx, p, t.pick(ManageMembers, ManageGroupMembers), t); err != nil {
 		return err
 	}
-	level, err := f.store.AccessLevel(ctx, user, t.holder(), f.now())
-	if err != nil {
-		return fmt.Errorf("read the access level of user %d: %w", user, err)
-	}
-	if err := f.mayGive(ctx, p, t, level); err != nil {
+	if err := f.mayTake(ctx, p, t, user); err != nil {
 		return err
 	}
 	return f.store.RemoveMember(ctx, t.holder(), user)
@@ -316,6 +318,15 @@ func (f *Forge) mayGive(ctx context.Context, p Principal, t Target, level tidelo
 		return tidelock.Errorf(tidelock.Denied, "you have the role %s in %s and cannot give or take the role %s", own, t, level)
 	}
 	return nil
+}
+
+// mayTake refuses to change or end a membership above the caller's own level.
+func (f *Forge) mayTake(ctx context.Context, p Principal, t Target, user tidelock.UserID) error {
+	level, err := f.store.AccessLevel(ctx, user, t.holder(), f.now())
+	if err != nil {
+		return fmt.Errorf("read the access level of user %d: %w", user, err)
+	}
+	return f.mayGive(ctx, p, t, level)
 }
 
 func (t Target) pick(project, group Action) Action {

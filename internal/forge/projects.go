@@ -119,6 +119,9 @@ func (f *Forge) allowed(ctx context.Context, p Principal, project tidelock.Proje
 
 // Projects lists what the caller may see.
 func (f *Forge) Projects(ctx context.Context, p Principal, filter tidelock.ProjectFilter, page tidelock.Page) ([]tidelock.Project, int, error) {
+	if err := f.Allow(ctx, p, Browse, OnForge); err != nil {
+		return nil, 0, err
+	}
 	filter.VisibleTo = p.Viewer()
 	return f.store.Projects(ctx, filter, page)
 }

@@ -1,0 +1,146 @@
+package forge
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"tidelock.dev"
+)
+
+// Level is the access level that a principal has in a target as a member of it
+// or of a group above it. Seeing a target is another question: ask Allow.
+func (f *Forge) Level(ctx context.Context, p Principal, t Target) (tidelock.AccessLevel, error) {
+	return f.level(ctx, p, t)
+}
+
+// NamespaceByID reads a namespace, for the server's own use: whoever may see a
+// project may see where it is.
+func (f *Forge) NamespaceByID(ctx context.Context, id tidelock.NamespaceID) (tidelock.Namespace, error) {
+	return f.store.Namespace(ctx, id)
+}
+
+// UserByID reads a user, for the server's own use: whoever may see a membership
+// may see whose it is.
+func (f *Forge) UserByID(ctx context.Context, id tidelock.UserID) (tidelock.User, error) {
+	return f.store.User(ctx, id)
+}
+
+// AddMember is SetMember for a user who is not a member of exactly the target
+// yet; it is a Conflict when they are.
+func (f *Forge) AddMember(ctx context.Context, p Principal, t Target, user tidelock.UserID, level tidelock.AccessLevel, expires time.Time) (tidelock.Member, error) {
+	switch _, err := f.Member(ctx, p, t, user); {
+	case err == nil:
+		return tidelock.Member{}, tidelock.Errorf(tidelock.Conflict, "Member already exists")
+	case tidelock.KindOf(err) != tidelock.NotFound:
+		return tidelock.Member{}, err
+	}
+	return f.SetMember(ctx, p, t, user, level, expires)
+}
+
+// EditMember is SetMember for a user who is a member of exactly the target; a
+// nil expiry stays.
+func (f *Forge) EditMember(ctx context.Context, p Principal, t Target, user tidelock.UserID, level tidelock.AccessLevel, expires *time.Time) (tidelock.Member, error) {
+	before, err := f.Member(ctx, p, t, user)
+	if err != nil {
+		return tidelock.Member{}, err
+	}
+	set(&before.ExpiresAt, expires)
+	member, err := f.SetMember(ctx, p, t, user, level, before.ExpiresAt)
+	member.CreatedAt = before.CreatedAt
+	return member, err
+}
+
+// AllMembers lists the members of the target and of the groups above it, by
+// user id: each user once, with the highest level and where it comes from.
+// Who is not a member does not learn the members of groups it cannot see.
+func (f *Forge) AllMembers(ctx context.Context, p Principal, t Target) ([]tidelock.Member, error) {
+	if err := f.Allow(ctx, p, t.pick(ReadMembers, ReadGroupMembers), t); err != nil {
+		return nil, err
+	}
+	own, err := f.level(ctx, p, t)
+	if err != nil {
+		return nil, err
+	}
+	inside := p.admin() || own != tidelock.NoAccess
+	now := f.now()
+	highest := map[tidelock.UserID]tidelock.Member{}
+	add := func(m tidelock.Member) {
+		expired := !m.ExpiresAt.IsZero() && !now.Before(m.ExpiresAt)
+		if known, ok := highest[m.User]; !expired && (!ok || m.Level > known.Level) {
+			highest[m.User] = m
+		}
+	}
+	addAll := func(h tidelock.Holder) error {
+		members, _, err := f.store.Members(ctx, h, tidelock.Page{})
+		if err != nil {
+			return fmt.Errorf("list members: %w", err)
+		}
+		for _, m := range members {
+			add(m)
+		}
+		return nil
+	}
+
+	next := tidelock.NamespaceID(0)
+	if t.Project != nil {
+		if err := addAll(t.holder()); err != nil {
+			return nil, err
+		}
+		next = t.Project.Namespace
+	} else {
+		next = t.Group.ID
+	}
+	for next != 0 {
+		namespace, err := f.store.Namespace(ctx, next)
+		if err != nil {
+			return nil, fmt.Errorf("read namespace %d: %w", next, err)
+		}
+		if !inside && !OnGroup(namespace).visibleTo(p) {
+			break // and nothing above a hidden group is visible either
+		}
+		if namespace.Kind == tidelock.UserNamespace {
+			add(tidelock.Member{
+				Holder: tidelock.Holder{Namespace: namespace.ID}, User: namespace.Owner,
+				Level: tidelock.Owner, CreatedAt: namespace.CreatedAt,
+			})
+		}
+		if err := addAll(tidelock.Holder{Namespace: namespace.ID}); err != nil {
+			return nil, err
+		}
+		next = namespace.Parent
+	}
+	return slices.SortedFunc(maps.Values(highest), func(a, b tidelock.Member) int {
+		return cmp.Compare(a.User, b.User)
+	}), nil
+}
+
+// Member reads the membership of a user in exactly the target.
+func (f *Forge) Member(ctx context.Context, p Principal, t Target, user tidelock.UserID) (tidelock.Member, error) {
+	members, _, err := f.Members(ctx, p, t, tidelock.Page{})
+	if err != nil {
+		return tidelock.Member{}, err
+	}
+	return memberOf(members, user)
+}
+
+// EffectiveMember reads the membership that gives a user its level in the
+// target, be it the target's or one of a group above it.
+func (f *Forge) EffectiveMember(ctx context.Context, p Principal, t Target, user tidelock.UserID) (tidelock.Member, error) {
+	members, err := f.AllMembers(ctx, p, t)
+	if err != nil {
+		return tidelock.Member{}, err
+	}
+	return memberOf(members, user)
+}
+
+func memberOf(members []tidelock.Member, user tidelock.UserID) (tidelock.Member, error) {
+	i := slices.IndexFunc(members, func(m tidelock.Member) bool { return m.User == user })
+	if i < 0 {
+		return tidelock.Member{}, tidelock.Errorf(tidelock.NotFound, "Member Not Found")
+	}
+	return members[i], nil
+}

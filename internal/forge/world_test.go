@@ -1,0 +1,102 @@
+package forge_test
+
+import (
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/bus"
+	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/store"
+)
+
+// world is a forge over a real store and real repositories, with a clock that
+// a test may move.
+type world struct {
+	*forge.Forge
+	t     *testing.T
+	store forge.Store
+	repos *gitrepo.Disk
+	clock time.Time
+	root  forge.Principal
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return newWorldWith(t, func(s forge.Store) forge.Store { return s })
+}
+
+// newWorldWith lets a test stand between the forge and its store.
+func newWorldWith(t *testing.T, wrap func(forge.Store) forge.Store) *world {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	dir := t.TempDir()
+	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repos, err := gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		hints.Close()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &world{t: t, store: wrap(db), repos: repos, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}
+	w.Forge, err = forge.New(forge.Config{
+		Store: w.store, Repos: repos, Bus: hints, Log: log, Now: func() time.Time { return w.clock },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := w.Bootstrap(t.Context(), "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.root = as(root)
+	return w
+}
+
+func (w *world) user(name string) tidelock.User {
+	w.t.Helper()
+	user, err := w.CreateUser(w.t.Context(), w.root, forge.NewUser{Username: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return user
+}
+
+func (w *world) group(path string, v tidelock.Visibility) tidelock.Namespace {
+	w.t.Helper()
+	group, err := w.CreateGroup(w.t.Context(), w.root, forge.NewGroup{Path: path, Visibility: v})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return group
+}
+
+func (w *world) project(in tidelock.Namespace, path string, v tidelock.Visibility) tidelock.Project {
+	w.t.Helper()
+	project, err := w.CreateProject(w.t.Context(), w.root, forge.NewProject{Namespace: in.ID, Path: path, Visibility: v})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return project
+}
+
+func (w *world) member(t forge.Target, u tidelock.User, level tidelock.AccessLevel) {
+	w.t.Helper()
+	if _, err := w.SetMember(w.t.Context(), w.root, t, u.ID, level, time.Time{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
