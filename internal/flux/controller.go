@@ -1,0 +1,493 @@
+package flux
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	crlog "sigs.k8s.io/controller-runtime/pkg/log"
+	"tidelock.dev"
+)
+
+// Config is what a Controller is made of.
+type Config struct {
+	REST  *rest.Config     // required; HTTP proxies of the environment are not used
+	Agent tidelock.AgentID // required
+
+	// Forge tells agents of equal id on different forges apart, such as the
+	// forge's external URL. Objects made under another Forge are not ours.
+	Forge string
+
+	Log     *slog.Logger          // required
+	Metrics prometheus.Registerer // default none
+}
+
+// Settings are what the agent's configuration file says about Flux.
+type Settings struct {
+	WebhookURL string // flux.webhook_receiver_url; default DefaultWebhookURL
+	Selector   string // flux.selector, a label selector; default all sources
+}
+
+// Status is what a person may want to know of a Controller.
+type Status struct {
+	Running   bool
+	Installed bool     // Flux's GitRepository is served
+	Detail    string   // a sentence when something is missing
+	Sources   int      // of the forge
+	Stuck     []string // Receivers whose deletion waits for notification-controller
+}
+
+// A Controller follows the GitRepositories of a forge. All its methods may be
+// called at any time, from any goroutine; none but Run blocks.
+type Controller struct {
+	owner     owner
+	log       *slog.Logger
+	rest      *rest.Config
+	client    client.Client // not cached
+	discovery *discovery.DiscoveryClient
+	endpoints *endpoints
+	metrics   *metrics
+	bell      chan struct{} // wakes dispatch
+
+	mu          sync.Mutex
+	running     bool
+	settings    Settings
+	endpoint    *endpoint
+	selector    labels.Selector
+	matches     func(url string) bool // nil until known
+	tracks      map[types.NamespacedName]*track
+	told        map[types.NamespacedName]Source // what the feed was told
+	resolutions map[tidelock.SourceID]bool      // whether the server serves it
+	keys        map[tidelock.SourceID]receiverKey
+	cleaned     map[tidelock.SourceID]types.UID // sources known to have no Secret of ours
+	stuck       map[types.NamespacedName]types.UID
+	calls       []call // ready to be made
+	feed        *Feed
+	synced      bool                       // the set of sources is known
+	enqueue     func(types.NamespacedName) // asks the session for a Reconcile; nil between sessions
+	status      Status
+}
+
+// A receiverKey is the content of a source's Secret, held in memory only.
+type receiverKey struct {
+	uid    types.UID // of the source
+	key    []byte
+	readAt time.Time
+}
+
+var silenceGlobalLog = sync.OnceFunc(func() { crlog.SetLogger(logr.Discard()) })
+
+var scheme = func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, notificationv1.AddToScheme} {
+		if err := add(s); err != nil {
+			panic(err) // two types of one name in our own dependencies
+		}
+	}
+	return s
+}()
+
+// New makes a Controller that does nothing before Run.
+func New(config Config) (*Controller, error) {
+	silenceGlobalLog()
+	kube := rest.CopyConfig(config.REST)
+	kube.QPS = -1 // the API server's own fairness applies
+	kube.UserAgent = cmp.Or(kube.UserAgent, "tidelock-agent")
+	if kube.Proxy == nil {
+		kube.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
+	endpoints, err := newEndpoints(kube)
+	if err != nil {
+		return nil, err
+	}
+	direct, err := client.New(kube, client.Options{Scheme: scheme, Mapper: restMapper()})
+	if err != nil {
+		return nil, fmt.Errorf("make a Kubernetes client: %w", err)
+	}
+	discovery, err := discovery.NewDiscoveryClientForConfig(kube)
+	if err != nil {
+		return nil, fmt.Errorf("make a discovery client: %w", err)
+	}
+	c := &Controller{
+		owner:     newOwner(config.Agent, config.Forge),
+		log:       config.Log,
+		rest:      kube,
+		client:    direct,
+		discovery: discovery,
+		endpoints: endpoints,
+		bell:      make(chan struct{}, 1),
+		selector:  labels.Everything(),
+	}
+	webhook, err := parseWebhookURL("")
+	if err != nil {
+		return nil, err
+	}
+	c.endpoint = endpoints.open(webhook)
+	c.reset()
+	c.metrics = newMetrics(config.Metrics, c)
+	return c, nil
+}
+
+// Configure takes new settings, live. Settings that do not hold are refused
+// whole, and the ones before stay.
+func (c *Controller) Configure(settings Settings) error {
+	webhook, err := parseWebhookURL(settings.WebhookURL)
+	if err != nil {
+		return err
+	}
+	selector, err := labels.Parse(settings.Selector)
+	if err != nil {
+		return tidelock.Errorf(tidelock.Invalid, "flux.selector %q: %v", settings.Selector, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if settings.WebhookURL != c.settings.WebhookURL {
+		c.endpoint = c.endpoints.open(webhook)
+	}
+	c.settings = settings
+	c.selector = selector
+	c.reconsider()
+	return nil
+}
+
+// SetForge says which URLs are the forge's.
+func (c *Controller) SetForge(matches func(url string) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.matches = matches
+	c.reconsider()
+}
+
+// SetServed takes the server's answer for a source. Until there is one, the
+// source's Receiver, if any, stays as it is.
+func (c *Controller) SetServed(id tidelock.SourceID, served bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resolve(id, served)
+	if key, ok := sourceKey(id); ok && !served {
+		if t := c.tracks[key]; t != nil {
+			t.dismiss(time.Now())
+			c.follow(key, t)
+		}
+	}
+}
+
+// resolve notes an answer; the lock is held.
+func (c *Controller) resolve(id tidelock.SourceID, served bool) {
+	before, known := c.resolutions[id]
+	c.resolutions[id] = served
+	if key, ok := sourceKey(id); ok && (!known || before != served) && c.enqueue != nil {
+		c.enqueue(key)
+	}
+}
+
+// Announce takes an announcement and, if it needs one, has a request on its
+// way to Flux before anything else happens. It reports whether the source is
+// one of ours.
+func (c *Controller) Announce(a Announcement) bool {
+	key, ok := sourceKey(a.Source)
+	if !ok {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tracks[key]
+	if t == nil || !t.ours {
+		return false
+	}
+	if served, known := c.resolutions[a.Source]; !known || !served {
+		c.resolve(a.Source, true)
+	}
+	t.announce(a, time.Now())
+	c.follow(key, t)
+	return true
+}
+
+// Subscribe opens a Feed; the one before it ends. The first Changes come when
+// the set of sources is known.
+func (c *Controller) Subscribe() *Feed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.feed != nil {
+		c.feed.close()
+	}
+	c.feed = newFeed()
+	if c.synced {
+		c.startFeed()
+	}
+	return c.feed
+}
+
+// startFeed hands the whole set to the feed; the lock is held.
+func (c *Controller) startFeed() {
+	clear(c.told)
+	var set []Source
+	for key, t := range c.tracks {
+		if t.ours {
+			s := t.source()
+			c.told[key] = s
+			set = append(set, s)
+		}
+	}
+	for id := range c.resolutions {
+		if key, _ := sourceKey(id); c.tracks[key] == nil {
+			delete(c.resolutions, id)
+		}
+	}
+	c.feed.start(set)
+	for _, t := range c.tracks {
+		if t.ours && t.announcement != nil {
+			c.feed.advance(t.announcement.progress)
+		}
+	}
+}
+
+// Sources returns the set of sources, in order.
+func (c *Controller) Sources() []Source {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var set []Source
+	for _, t := range c.tracks {
+		if t.ours {
+			set = append(set, t.source())
+		}
+	}
+	slices.SortFunc(set, func(a, b Source) int { return cmp.Compare(a.ID, b.ID) })
+	return set
+}
+
+// Status reports how things stand.
+func (c *Controller) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := c.status
+	status.Running = c.running
+	for _, t := range c.tracks {
+		if t.ours {
+			status.Sources++
+		}
+	}
+	for key := range c.stuck {
+		status.Stuck = append(status.Stuck, key.String())
+	}
+	slices.Sort(status.Stuck)
+	return status
+}
+
+// Run follows Flux until ctx is done, from a clean sheet. It survives Flux
+// being absent, arriving and vanishing, and the API server being away.
+func (c *Controller) Run(ctx context.Context) error {
+	c.mu.Lock()
+	if c.running {
+		c.mu.Unlock()
+		return fmt.Errorf("the Flux controller runs already")
+	}
+	c.reset()
+	c.running = true
+	c.mu.Unlock()
+
+	var group sync.WaitGroup
+	group.Go(func() { c.dispatch(ctx) })
+	group.Go(func() { c.pollSecrets(ctx) })
+	group.Go(func() { c.watch(ctx) })
+	group.Wait()
+	c.endpoints.close()
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running = false
+	c.reset()
+	return nil
+}
+
+// reset forgets all but the settings; the lock is held, or nobody else has
+// the Controller yet.
+func (c *Controller) reset() {
+	c.tracks = make(map[types.NamespacedName]*track)
+	c.told = make(map[types.NamespacedName]Source)
+	c.resolutions = make(map[tidelock.SourceID]bool)
+	c.keys = make(map[tidelock.SourceID]receiverKey)
+	c.cleaned = make(map[tidelock.SourceID]types.UID)
+	c.stuck = make(map[types.NamespacedName]types.UID)
+	c.calls = nil
+	c.synced = false
+	c.status = Status{Detail: "not looked yet"}
+	if c.feed != nil {
+		c.feed.close()
+		c.feed = nil
+	}
+}
+
+// belongs reports whether a source is ours to trigger; the lock is held.
+func (c *Controller) belongs(o *observation) bool {
+	return c.matches != nil && c.matches(o.url) && c.selector.Matches(labels.Set(o.labels))
+}
+
+// reconsider asks of every source anew whether it is ours; the lock is held.
+func (c *Controller) reconsider() {
+	now := time.Now()
+	for key, t := range c.tracks {
+		t.setOurs(c.belongs(&t.seen), now)
+		c.follow(key, t)
+	}
+	if c.enqueue != nil {
+		for key := range c.tracks {
+			c.enqueue(key)
+		}
+	}
+}
+
+// observed takes what Flux shows of a source.
+func (c *Controller) observed(repo *sourcev1.GitRepository) {
+	key := client.ObjectKeyFromObject(repo)
+	if repo.DeletionTimestamp != nil {
+		c.vanished(key)
+		return
+	}
+	o, now := observe(repo), time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tracks[key]
+	if t == nil {
+		t = &track{id: sourceID(key)}
+		c.tracks[key] = t
+	}
+	artifact := t.seen.artifact
+	t.setOurs(c.belongs(&o), now)
+	t.setIncludeWant(c.includeWant(key.Namespace, o.include), now)
+	t.observe(o, now)
+	c.follow(key, t)
+	if o.artifact == artifact {
+		return
+	}
+	for other, includer := range c.tracks {
+		if other.Namespace == key.Namespace && slices.Contains(includer.seen.include, key.Name) {
+			includer.setIncludeWant(c.includeWant(other.Namespace, includer.seen.include), now)
+			c.follow(other, includer)
+		}
+	}
+}
+
+// includeWant names the artifacts of included sources, in order; it is empty
+// if any has none. The lock is held.
+func (c *Controller) includeWant(namespace string, include []string) []string {
+	var want []string
+	for _, name := range include {
+		included := c.tracks[types.NamespacedName{Namespace: namespace, Name: name}]
+		if included == nil || included.seen.artifact == "" {
+			return nil
+		}
+		want = append(want, included.seen.artifact)
+	}
+	return want
+}
+
+// vanished takes that a source is gone or about to go.
+func (c *Controller) vanished(key types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(key)
+}
+
+// drop forgets a source; the lock is held.
+func (c *Controller) drop(key types.NamespacedName) {
+	id := sourceID(key)
+	delete(c.tracks, key)
+	delete(c.keys, id)
+	delete(c.cleaned, id)
+	c.tell(key, nil)
+}
+
+// follow does what a track wants after any of its methods; the lock is held.
+func (c *Controller) follow(key types.NamespacedName, t *track) {
+	c.tell(key, t)
+	if t.changed {
+		t.changed = false
+		if t.announcement != nil {
+			c.metrics.advanced(t.announcement)
+			if c.feed != nil {
+				c.feed.advance(t.announcement.progress)
+			}
+		}
+	}
+	if t.wanted && c.running {
+		c.calls = append(c.calls, t.begin())
+		c.ring()
+	}
+	if due := t.deadline(); due != t.armed {
+		t.armed = due
+		c.ring()
+	}
+}
+
+// tell brings the feed's set of sources up to date; the lock is held. A nil
+// track is one that is no more.
+func (c *Controller) tell(key types.NamespacedName, t *track) {
+	told, known := c.told[key]
+	if t == nil || !t.ours {
+		if known {
+			delete(c.told, key)
+			if c.feed != nil {
+				c.feed.remove(told.ID)
+			}
+		}
+		return
+	}
+	s := t.source()
+	news := !known || !told.same(s)
+	if !c.synced || c.feed == nil || !news {
+		return
+	}
+	c.told[key] = s
+	c.feed.upsert(s)
+}
+
+func (c *Controller) ring() {
+	select {
+	case c.bell <- struct{}{}:
+	default:
+	}
+}
+
+// source is what the server is to know of the track.
+func (t *track) source() Source {
+	s := Source{
+		ID:        t.id,
+		UID:       string(t.seen.uid),
+		URL:       withoutUser(t.seen.url),
+		Ref:       t.seen.ref,
+		Revision:  t.seen.revision,
+		Suspended: t.seen.suspended,
+	}
+	if a := t.announcement; a != nil {
+		s.LastNumber, s.LastCommit = a.Number, a.Commit
+	}
+	return s
+}
+
+// same reports whether nothing changed but what the server said itself.
+func (s Source) same(other Source) bool {
+	other.LastNumber, other.LastCommit = s.LastNumber, s.LastCommit
+	return s == other
+}
+
+// jitter takes up to a tenth off d.
+func jitter(d time.Duration) time.Duration { return d - rand.N(d/10+1) }

@@ -1,0 +1,285 @@
+package flux
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"tidelock.dev"
+)
+
+// secretPoll is how often the Secret of a source that fails is looked at.
+const secretPoll = 5 * time.Second
+
+// dispatch makes the calls that tracks want and wakes tracks in time. A track
+// has one call under way at most, so there are never more than sources.
+func (c *Controller) dispatch(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		ready, next := c.due(time.Now())
+		for _, job := range ready {
+			calls.Go(func() { c.perform(ctx, job) })
+		}
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.bell:
+		case <-timer.C:
+		}
+	}
+}
+
+// due wakes the tracks whose time has come, and returns the calls to be made
+// and the next deadline.
+func (c *Controller) due(now time.Time) (ready []call, next time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, t := range c.tracks {
+		if t.armed.IsZero() {
+			continue
+		}
+		if !now.Before(t.armed) {
+			t.wake(now)
+			c.follow(key, t)
+		}
+		if !t.armed.IsZero() && (next.IsZero() || t.armed.Before(next)) {
+			next = t.armed
+		}
+	}
+	ready, c.calls = c.calls, nil
+	return ready, next
+}
+
+// perform makes one call and hands its outcome to the track.
+func (c *Controller) perform(ctx context.Context, job call) {
+	key, _ := sourceKey(job.source)
+	c.mu.Lock()
+	ep := c.endpoint
+	c.mu.Unlock()
+
+	usable, probe := false, false
+	if job.hook != nil {
+		usable, probe = ep.usable(time.Now())
+	}
+	o := c.trigger(ctx, ep, usable, job)
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	if t := c.tracks[key]; t != nil {
+		t.end(job, o, time.Now())
+		c.follow(key, t)
+	}
+	c.mu.Unlock()
+
+	if probe {
+		_, err := ep.post(ctx, job.hook, job.body(), job.idempotencyKey())
+		ep.record(err, time.Now())
+		if err == nil {
+			c.log.InfoContext(ctx, "the receivers' endpoint is back")
+		}
+	}
+}
+
+// trigger asks Flux to fetch: through the Receiver if that works, and
+// otherwise by annotation.
+func (c *Controller) trigger(ctx context.Context, ep *endpoint, usable bool, job call) (o outcome) {
+	if usable {
+		o = ep.poke(ctx, job.hook, job.body(), job.idempotencyKey())
+		c.metrics.triggered(ViaReceiver, o.err)
+		if o.err == nil || ctx.Err() != nil {
+			return o
+		}
+		c.log.WarnContext(ctx, "receiver did not take the call; annotating the source", "source", job.source, "attempts", o.attempts, "error", o.err)
+		if _, answered := errors.AsType[statusError](o.err); answered {
+			c.doubt(job.source)
+		}
+	}
+	key, _ := sourceKey(job.source)
+	if o.called.IsZero() {
+		o.called = time.Now()
+	}
+	o.via = ViaAnnotation
+	o.attempts++
+	o.err = c.annotate(ctx, key, job.uid)
+	o.answered = time.Now()
+	c.metrics.triggered(ViaAnnotation, o.err)
+	if o.err != nil && ctx.Err() == nil {
+		c.log.WarnContext(ctx, "source could not be annotated", "source", job.source, "error", o.err)
+	}
+	return o
+}
+
+// doubt has a Receiver and its Secret looked at again.
+func (c *Controller) doubt(id tidelock.SourceID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.keys, id)
+	if key, ok := sourceKey(id); ok && c.enqueue != nil {
+		c.enqueue(key)
+	}
+}
+
+// pollSecrets looks at the Secrets of failing sources, since a Secret that
+// was repaired sends us no event.
+func (c *Controller) pollSecrets(ctx context.Context) {
+	for pause(ctx, secretPoll) {
+		for secret, sources := range c.failing() {
+			version, err := c.secretVersion(ctx, secret)
+			if err != nil {
+				c.log.DebugContext(ctx, "secret of a failing source cannot be read", "secret", secret, "error", err)
+				continue
+			}
+			c.mu.Lock()
+			for _, key := range sources {
+				if t := c.tracks[key]; t != nil {
+					t.secretSeen(version, time.Now())
+					c.follow(key, t)
+				}
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+// failing returns the failing sources by the Secret they need.
+func (c *Controller) failing() map[types.NamespacedName][]types.NamespacedName {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	bySecret := make(map[types.NamespacedName][]types.NamespacedName)
+	for key, t := range c.tracks {
+		if t.failing() {
+			secret := types.NamespacedName{Namespace: key.Namespace, Name: t.seen.secret}
+			bySecret[secret] = append(bySecret[secret], key)
+		}
+	}
+	return bySecret
+}
+
+// secretVersion reads the version of a Secret, without its content; a missing
+// one has a version too.
+func (c *Controller) secretVersion(ctx context.Context, key types.NamespacedName) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, annotateTimeout)
+	defer cancel()
+	var secret metav1.PartialObjectMetadata
+	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if err := c.client.Get(ctx, key, &secret); client.IgnoreNotFound(err) != nil {
+		return "", err
+	}
+	return string(secret.UID) + "/" + secret.ResourceVersion, nil
+}
+
+// What follows is what reconciliations ask of and tell the Controller.
+
+type wish int
+
+const (
+	undecided wish = iota
+	wantReceiver
+	wantNoReceiver
+)
+
+func (c *Controller) wish(id tidelock.SourceID, repo *sourcev1.GitRepository) wish {
+	o := observe(repo)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	served, known := c.resolutions[id]
+	switch {
+	case c.matches == nil:
+		return undecided
+	case repo.DeletionTimestamp != nil:
+		return undecided // what is ours goes with it
+	case !c.belongs(&o):
+		return wantNoReceiver
+	case !known:
+		return undecided
+	case served:
+		return wantReceiver
+	}
+	return wantNoReceiver
+}
+
+func (c *Controller) setHook(id tidelock.SourceID, uid types.UID, h *hook) {
+	key, _ := sourceKey(id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.tracks[key]; t != nil && t.seen.uid == uid {
+		t.hook = h
+	}
+}
+
+// rememberedKey returns the key of a source's Receiver unless it was read too
+// long ago.
+func (c *Controller) rememberedKey(id tidelock.SourceID, uid types.UID) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.keys[id]
+	if !ok || k.uid != uid || time.Since(k.readAt) > resyncReceivers/2 {
+		return nil
+	}
+	return k.key
+}
+
+func (c *Controller) rememberKey(id tidelock.SourceID, uid types.UID, key []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[id] = receiverKey{uid: uid, key: key, readAt: time.Now()}
+	delete(c.cleaned, id)
+}
+
+func (c *Controller) forgetKey(id tidelock.SourceID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.keys, id)
+}
+
+// clean reports whether a source that is to have no Secret of ours is known
+// to have none. One that never belonged to the forge is taken to be clean.
+func (c *Controller) clean(id tidelock.SourceID, uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, made := c.keys[id]; made {
+		return false
+	}
+	if _, resolved := c.resolutions[id]; !resolved {
+		return true
+	}
+	return c.cleaned[id] == uid
+}
+
+func (c *Controller) setClean(id tidelock.SourceID, uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cleaned[id] = uid
+}
+
+// reportStuck says once that a Receiver's deletion waits for its finalizer.
+func (c *Controller) reportStuck(id tidelock.SourceID, receiver types.NamespacedName, uid types.UID) {
+	c.mu.Lock()
+	before := c.stuck[receiver]
+	c.stuck[receiver] = uid
+	c.mu.Unlock()
+	if before != uid {
+		c.log.Warn("deletion of a receiver waits for notification-controller", "source", id, "receiver", receiver)
+	}
+}
+
+func (c *Controller) unstuck(receiver types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.stuck, receiver)
+}
