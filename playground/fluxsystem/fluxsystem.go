@@ -173,7 +173,7 @@ func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
 		}
 		p := supervisor.Process{
 			Grace: 5 * time.Second, // kustomize-controller waits for health checks otherwise
-			Name: string(name), Path: f.config.Components[name].Binary(), Args: append(args, own[name]...),
+			Name:  string(name), Path: f.config.Components[name].Binary(), Args: append(args, own[name]...),
 			Env:   controlplane.Environment(home, "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace),
 			Ready: ready("http://" + health + "/readyz"),
 		}

@@ -1,0 +1,80 @@
+# Everything a developer or a machine runs on this repository. `make` lists it.
+
+SHELL         := /bin/bash -eo pipefail
+.DEFAULT_GOAL := help
+GO            ?= go
+PLAYGROUND    := bin/tidelock-playground
+STATICCHECK   := bin/staticcheck
+# Tests of the playground module share one machine's ports, cores and memory.
+TEST_FLAGS    ?=
+
+.PHONY: help build playground up down status demo test prepare test-unit test-e2e components soak lint gen golden bench clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/tidelock
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/tidelock ./cmd/tidelock
+
+playground:
+	@cd playground && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(PLAYGROUND) ./cmd/tidelock-playground
+
+# A KUBECONFIG that merely stands in the environment, such as the playground's
+# own, is not a wish to use that cluster; one on make's command line is.
+up: playground ## Start the playground: server, agent, Kubernetes, Flux (KUBECONFIG=… uses your cluster)
+	@$(PLAYGROUND) up $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig '$(KUBECONFIG)')
+
+down: playground ## Stop the playground; its state is kept
+	@$(PLAYGROUND) down
+
+status: playground ## Show what runs in the playground
+	@$(PLAYGROUND) status
+
+demo: playground ## Push a change in the playground and print the time of every hop
+	@$(PLAYGROUND) demo
+
+test: ## Run everything: lint, unit tests with -race, both databases, end to end
+	@for step in prepare lint test-unit test-e2e; do \
+	  began=$$SECONDS; echo "== $$step"; \
+	  $(MAKE) --no-print-directory $$step || { echo "== $$step failed after $$((SECONDS - began))s"; exit 1; }; \
+	  echo "== $$step passed in $$((SECONDS - began))s"; \
+	done
+
+prepare:
+	@.ci/prepare
+
+test-unit: ## Run the unit tests with -race, the store's on SQLite and PostgreSQL
+	$(GO) test -race -timeout 15m $(TEST_FLAGS) ./...
+
+test-e2e: components ## Run the playground's tests, end to end against real Kubernetes and Flux
+	cd playground && $(GO) test -race -timeout 30m -p 1 $(TEST_FLAGS) ./...
+
+components: playground
+	@$(PLAYGROUND) build
+	@cd playground/components/kube && CGO_ENABLED=0 $(GO) vet .
+
+soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration, default 1h)
+	cd playground && TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./e2e
+
+lint: ## Check formatting, go vet, staticcheck and the wire's definition
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	cd playground && $(GO) vet ./...
+	@$(GO) build -modfile=tools/go.mod -o $(STATICCHECK) honnef.co/go/tools/cmd/staticcheck
+	$(STATICCHECK) ./...
+	cd playground && ../$(STATICCHECK) ./...
+	$(GO) tool -modfile=tools/go.mod buf lint
+
+gen: ## Generate Go from the wire's definition
+	$(GO) tool -modfile=tools/go.mod buf generate
+
+golden: ## Rewrite the golden files; review the difference
+	TIDELOCK_GOLDEN=write $(GO) test -count=1 ./...
+
+bench: ## Run the Go benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...
+
+clean: ## Remove what was built; the playground's state and the component cache stay
+	rm -rf bin
+	$(GO) clean -testcache
