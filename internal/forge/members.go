@@ -56,16 +56,12 @@ func (f *Forge) EditMember(ctx context.Context, p Principal, t Target, user tide
 
 // AllMembers lists the members of the target and of the groups above it, by
 // user id: each user once, with the highest level and where it comes from.
-// Who is not a member does not learn the members of groups it cannot see.
+// Nothing is more visible than what holds it, so whoever may see the target's
+// members may see those above.
 func (f *Forge) AllMembers(ctx context.Context, p Principal, t Target) ([]tidelock.Member, error) {
 	if err := f.Allow(ctx, p, t.pick(ReadMembers, ReadGroupMembers), t); err != nil {
 		return nil, err
 	}
-	own, err := f.level(ctx, p, t)
-	if err != nil {
-		return nil, err
-	}
-	inside := p.admin() || own != tidelock.NoAccess
 	now := f.now()
 	highest := map[tidelock.UserID]tidelock.Member{}
 	add := func(m tidelock.Member) {
@@ -98,9 +94,6 @@ func (f *Forge) AllMembers(ctx context.Context, p Principal, t Target) ([]tidelo
 		namespace, err := f.store.Namespace(ctx, next)
 		if err != nil {
 			return nil, fmt.Errorf("read namespace %d: %w", next, err)
-		}
-		if !inside && !OnGroup(namespace).visibleTo(p) {
-			break // and nothing above a hidden group is visible either
 		}
 		if namespace.Kind == tidelock.UserNamespace {
 			add(tidelock.Member{
