@@ -1,0 +1,263 @@
+package gitlabapi
+
+import (
+	"net/http"
+
+	"tidelock.dev"
+)
+
+// These routes are ours: what GitLab does not tell about agents and about how
+// far a push came.
+
+type agentStatus struct {
+	ID            tidelock.AgentID  `json:"id"`
+	Name          string            `json:"name"`
+	Connected     bool              `json:"connected"`
+	Connections   []connectionShape `json:"connections"`
+	Configuration configShape       `json:"configuration"`
+}
+
+type connectionShape struct {
+	Instance          string                `json:"instance"`
+	TokenID           tidelock.AgentTokenID `json:"token_id"`
+	Version           string                `json:"version"`
+	Commit            string                `json:"commit"`
+	PodNamespace      string                `json:"pod_namespace"`
+	PodName           string                `json:"pod_name"`
+	KubernetesVersion string                `json:"kubernetes_version"`
+	Leader            bool                  `json:"leader"`
+	ConnectedAt       exact                 `json:"connected_at"`
+	LastSeenAt        exact                 `json:"last_seen_at"`
+}
+
+// A configShape says which configuration is in force (good_commit) and what
+// is wrong with the newest one, if anything.
+type configShape struct {
+	Commit     *tidelock.CommitID `json:"commit"`
+	GoodCommit *tidelock.CommitID `json:"good_commit"`
+	Error      *string            `json:"error"`
+	Warnings   []string           `json:"warnings"`
+	CheckedAt  exact              `json:"checked_at"`
+}
+
+func (a *API) showAgentStatus(w http.ResponseWriter, r *request) error {
+	_, agent, err := a.agent(r)
+	if err != nil {
+		return err
+	}
+	sessions, err := a.forge.AgentSessions(r.ctx(), agent.ID)
+	if err != nil {
+		return err
+	}
+	config, err := a.forge.AgentConfig(r.ctx(), agent.ID)
+	if err != nil {
+		return err
+	}
+	return ok(w, agentStatus{
+		ID: agent.ID, Name: agent.Name, Connected: len(sessions) > 0,
+		Connections: each(sessions, func(s tidelock.AgentSession) connectionShape {
+			return connectionShape{
+				Instance: s.Instance, TokenID: s.Token, Version: s.Version, Commit: s.Commit,
+				PodNamespace: s.PodNamespace, PodName: s.PodName, KubernetesVersion: s.KubernetesVersion,
+				Leader: s.Leader, ConnectedAt: exact(s.ConnectedAt), LastSeenAt: exact(s.LastSeen),
+			}
+		}),
+		Configuration: configShape{
+			Commit: orNull(config.Commit), GoodCommit: orNull(config.GoodCommit), Error: orNull(config.Error),
+			Warnings: list(config.Warnings), CheckedAt: exact(config.CheckedAt),
+		},
+	})
+}
+
+type grantShape struct {
+	AgentID   tidelock.AgentID   `json:"agent_id"`
+	ProjectID tidelock.ProjectID `json:"project_id"`
+	GrantedBy tidelock.UserID    `json:"granted_by_user_id"`
+	CreatedAt exact              `json:"created_at"`
+}
+
+func shapeGrant(g tidelock.Grant) grantShape {
+	return grantShape{AgentID: g.Agent, ProjectID: g.Project, GrantedBy: g.By, CreatedAt: exact(g.CreatedAt)}
+}
+
+func (a *API) listGrants(w http.ResponseWriter, r *request) error {
+	project, err := a.project(r)
+	if err != nil {
+		return err
+	}
+	page := r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	grants, err := a.forge.Grants(r.ctx(), r.by, project)
+	if err != nil {
+		return err
+	}
+	return writePage(a, w, r, page, each(cut(page, grants), shapeGrant), len(grants))
+}
+
+// grantAgent answers 201 however often it is asked.
+func (a *API) grantAgent(w http.ResponseWriter, r *request) error {
+	project, err := a.project(r)
+	if err != nil {
+		return err
+	}
+	r.need("agent_id")
+	agent := tidelock.AgentID(r.number("agent_id"))
+	if err := r.err(); err != nil {
+		return err
+	}
+	grant, err := a.forge.GrantAgent(r.ctx(), r.by, project, agent)
+	if err != nil {
+		return err
+	}
+	return created(w, shapeGrant(grant))
+}
+
+func (a *API) revokeGrant(w http.ResponseWriter, r *request) error {
+	project, err := a.project(r)
+	if err != nil {
+		return err
+	}
+	agent, err := id[tidelock.AgentID](r, "agent_id")
+	if err != nil {
+		return err
+	}
+	if err := a.forge.RevokeGrant(r.ctx(), r.by, project, agent); err != nil {
+		return missing("Grant", err)
+	}
+	return gone(w)
+}
+
+// An announcementShape has a time for every hop of a push; null is not yet.
+type announcementShape struct {
+	AgentID     tidelock.AgentID           `json:"agent_id"`
+	Source      tidelock.SourceID          `json:"source"`
+	Number      int64                      `json:"number"`
+	ProjectID   tidelock.ProjectID         `json:"project_id"`
+	Ref         tidelock.RefName           `json:"ref"`
+	Commit      *tidelock.CommitID         `json:"commit"`
+	PushID      *tidelock.PushID           `json:"push_id"`
+	State       tidelock.AnnouncementState `json:"state"`
+	Message     string                     `json:"message"`
+	AcceptedAt  exact                      `json:"accepted_at"`
+	SentAt      exact                      `json:"sent_at"`
+	AnnouncedAt exact                      `json:"announced_at"`
+	CalledAt    exact                      `json:"called_at"`
+	AnsweredAt  exact                      `json:"answered_at"`
+	HandledAt   exact                      `json:"handled_at"`
+	FetchedAt   exact                      `json:"fetched_at"`
+	Via         *string                    `json:"via"`
+	Attempts    int                        `json:"attempts"`
+}
+
+func shapeAnnouncement(n tidelock.Announcement) announcementShape {
+	return announcementShape{
+		AgentID: n.Agent, Source: n.Source, Number: n.Number, ProjectID: n.Project, Ref: n.Ref,
+		Commit: orNull(n.Commit), PushID: orNull(n.Push), State: n.State, Message: n.Message,
+		AcceptedAt: exact(n.AcceptedAt), SentAt: exact(n.SentAt), AnnouncedAt: exact(n.AnnouncedAt),
+		CalledAt: exact(n.CalledAt), AnsweredAt: exact(n.AnsweredAt), HandledAt: exact(n.HandledAt),
+		FetchedAt: exact(n.FetchedAt), Via: orNull(n.Via), Attempts: n.Attempts,
+	}
+}
+
+// announcementFilter reads the parameters that both lists have.
+func (p *params) announcementFilter() tidelock.AnnouncementFilter {
+	return tidelock.AnnouncementFilter{
+		Source: tidelock.SourceID(p.text("source")),
+		Commit: tidelock.CommitID(p.text("commit")),
+		Push:   tidelock.PushID(p.number("push_id")),
+		Latest: p.flag("latest"),
+	}
+}
+
+func (a *API) listAnnouncements(w http.ResponseWriter, r *request) error {
+	project, err := a.project(r)
+	if err != nil {
+		return err
+	}
+	filter, page := r.announcementFilter(), r.page()
+	filter.Agent = tidelock.AgentID(r.number("agent_id"))
+	if err := r.err(); err != nil {
+		return err
+	}
+	announcements, total, err := a.forge.Announcements(r.ctx(), r.by, project, filter, page)
+	if err != nil {
+		return err
+	}
+	return writePage(a, w, r, page, each(announcements, shapeAnnouncement), total)
+}
+
+func (a *API) listAgentAnnouncements(w http.ResponseWriter, r *request) error {
+	project, agent, err := a.agent(r)
+	if err != nil {
+		return err
+	}
+	filter, page := r.announcementFilter(), r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	announcements, total, err := a.forge.AgentAnnouncements(r.ctx(), r.by, project, agent.ID, filter, page)
+	if err != nil {
+		return err
+	}
+	return writePage(a, w, r, page, each(announcements, shapeAnnouncement), total)
+}
+
+type pushShape struct {
+	ID        tidelock.PushID    `json:"id"`
+	ProjectID tidelock.ProjectID `json:"project_id"`
+	At        exact              `json:"at"`
+	User      *pusherShape       `json:"user"` // null when unknown, or a deploy token
+	Updates   []updateShape      `json:"updates"`
+}
+
+type pusherShape struct {
+	ID       tidelock.UserID `json:"id"`
+	Username string          `json:"username"`
+	Name     string          `json:"name"`
+}
+
+// An updateShape is one ref that moved; null stands for its absence before or
+// after.
+type updateShape struct {
+	Ref    tidelock.RefName   `json:"ref"`
+	Old    *tidelock.CommitID `json:"old"`
+	New    *tidelock.CommitID `json:"new"`
+	Commit *tidelock.CommitID `json:"commit"`
+}
+
+func (a *API) listPushes(w http.ResponseWriter, r *request) error {
+	project, err := a.project(r)
+	if err != nil {
+		return err
+	}
+	page := r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	pushes, total, err := a.forge.Pushes(r.ctx(), r.by, project, page)
+	if err != nil {
+		return err
+	}
+	pushers := map[tidelock.UserID]*pusherShape{0: nil}
+	shapes := make([]pushShape, len(pushes))
+	for i, p := range pushes {
+		pusher, known := pushers[p.By]
+		if !known {
+			switch user, err := a.forge.UserByID(r.ctx(), p.By); {
+			case err == nil:
+				pusher = &pusherShape{ID: user.ID, Username: user.Username, Name: user.Name}
+			case tidelock.KindOf(err) != tidelock.NotFound:
+				return err
+			}
+			pushers[p.By] = pusher
+		}
+		shapes[i] = pushShape{ID: p.ID, ProjectID: p.Project, At: exact(p.At), User: pusher,
+			Updates: each(p.Updates, func(u tidelock.RefUpdate) updateShape {
+				return updateShape{Ref: u.Ref, Old: orNull(u.Old), New: orNull(u.New), Commit: orNull(u.Commit)}
+			}),
+		}
+	}
+	return writePage(a, w, r, page, shapes, total)
+}
