@@ -47,7 +47,8 @@ func (l *logFile) Write(p []byte) (int, error) {
 		l.turn()
 	}
 	if l.file != nil {
-		n, _ := l.file.Write(p)
+		end := p[max(0, int64(len(p))-l.limit):] // of more than fits, the last counts
+		n, _ := l.file.Write(end)
 		l.size += int64(n)
 	}
 	return len(p), nil
