@@ -236,6 +236,15 @@ func (c *Controller) Subscribe() *Feed {
 	return c.feed
 }
 
+// Resend has the Feed begin again with the whole set.
+func (c *Controller) Resend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.feed != nil && c.synced {
+		c.startFeed()
+	}
+}
+
 // startFeed hands the whole set to the feed; the lock is held.
 func (c *Controller) startFeed() {
 	clear(c.told)

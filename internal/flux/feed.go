@@ -85,6 +85,7 @@ func (f *Feed) clear() {
 func (f *Feed) start(set []Source) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.clear()
 	f.complete = true
 	for _, s := range set {
 		f.sources[s.ID] = s
