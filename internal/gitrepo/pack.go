@@ -25,6 +25,9 @@ type PackRequest struct {
 
 // UploadPack serves a fetch. It reads In to its end even when git stops
 // early, so the caller bounds In in size and time.
+//
+// An error that began in In keeps its kind. A request that git does not
+// understand is of kind Invalid.
 func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
 	args := []string{"upload-pack", "--stateless-rpc", "--strict"}
 	if req.Advertise {
@@ -32,7 +35,11 @@ func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
 		req.In = nil
 	}
 	cmd := r.disk.command(r, append(args, r.dir)...)
-	return r.serve(ctx, cmd, req.Protocol, req.In, req.Out)
+	err := r.serve(ctx, cmd, req.Protocol, req.In, req.Out)
+	if !req.Advertise && complains(err, "protocol error", "git upload-pack: expected", "unknown capability", "unexpected line") {
+		return tidelock.Errorf(tidelock.Invalid, "the request is not in git's protocol: %v", err)
+	}
+	return err
 }
 
 // A ReceiveRequest is one push.
@@ -91,19 +98,41 @@ func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, protocol string, in io.
 	if err != nil {
 		return fmt.Errorf("run git %s: %w", verbOf(cmd), err)
 	}
+	client := &source{in: in}
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
-		_, err := io.Copy(stdin, in)
+		_, _ = io.Copy(stdin, client) // git may end before it has read all
 		stdin.Close()
-		if err != nil { // git may have ended; hear the client out
-			_, _ = io.Copy(io.Discard, in)
-		}
+		_, _ = io.Copy(io.Discard, client)
 	}()
 	err = r.disk.run(ctx, cmd)
 	stdin.Close() // also when git did not start
 	<-fed
+	if err == nil {
+		return nil
+	}
+	if client.err != nil { // it explains why git complains
+		return errors.Join(client.err, err)
+	}
 	return err
+}
+
+// A source remembers why it could not be read to its end.
+type source struct {
+	in  io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.in.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }
 
 // durable syncs the directories in which refs were written: git has synced

@@ -20,16 +20,14 @@ type exchange struct {
 	idle time.Duration
 
 	contentType string
+	started     bool  // the header is sent; before, an error can still be told
+	ended       bool  // the request was read to its end
 	read        int64 // bytes of the request
-	written     int64 // bytes of the response; with 0 an error can still be told
+	written     int64 // bytes of the response
 }
 
-// exchange prepares to talk both ways at once, as git does while it unpacks.
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request, contentType string) *exchange {
-	x := &exchange{w: w, rc: http.NewResponseController(w), body: r.Body, idle: s.idle, contentType: contentType}
-	// HTTP/2 always can, and refuses to be asked.
-	_ = x.rc.EnableFullDuplex()
-	return x
+	return &exchange{w: w, rc: http.NewResponseController(w), body: r.Body, idle: s.idle, contentType: contentType}
 }
 
 // Read reads the request as it came, compressed or not.
@@ -41,6 +39,7 @@ func (x *exchange) Read(p []byte) (int, error) {
 	if err != nil {
 		// The server now watches the connection for its end, without a limit.
 		_ = x.rc.SetReadDeadline(time.Time{})
+		x.ended = errors.Is(err, io.EOF)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = tidelock.Errorf(tidelock.Unavailable, "the client sent nothing for %v", x.idle)
@@ -50,9 +49,7 @@ func (x *exchange) Read(p []byte) (int, error) {
 
 // Write sends a part of the response at once. The first one sends the header.
 func (x *exchange) Write(p []byte) (int, error) {
-	if x.written == 0 {
-		x.w.Header().Set("Content-Type", x.contentType)
-	}
+	x.start()
 	_ = x.rc.SetWriteDeadline(time.Now().Add(x.idle))
 	n, err := x.w.Write(p)
 	x.written += int64(n)
@@ -110,11 +107,31 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end makes sure that the client gets a header, even if there is no body.
-func (x *exchange) end() error {
-	if x.written == 0 {
-		x.w.Header().Set("Content-Type", x.contentType)
-		x.w.WriteHeader(http.StatusOK)
+// start sends the header. From here on both sides talk at once, as git does
+// while it unpacks what still comes in.
+func (x *exchange) start() {
+	if x.started {
+		return
 	}
-	return nil
+	x.started = true
+	_ = x.rc.EnableFullDuplex() // HTTP/2 always can, and refuses to be asked
+	x.w.Header().Set("Content-Type", x.contentType)
+	x.w.WriteHeader(http.StatusOK)
+}
+
+// maxOverrun is how much a client may send that nobody needs any more, so
+// that it comes to read why.
+const maxOverrun = 32 << 20
+
+// end completes the response, which may be empty, and hears the client out.
+// One that does not come to an end is cut: net/http cannot go on with a
+// connection on which both sides talked and one is not done.
+func (x *exchange) end() {
+	x.start()
+	if !x.ended {
+		_, _ = io.CopyN(io.Discard, x, maxOverrun)
+	}
+	if !x.ended {
+		panic(http.ErrAbortHandler)
+	}
 }

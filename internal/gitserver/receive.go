@@ -17,14 +17,8 @@ import (
 	"tidelock.dev/internal/gitrepo"
 )
 
-const (
-	// recordTimeout bounds the recording of a push that is on the disk.
-	recordTimeout = 30 * time.Second
-
-	// maxOverrun is how much a client may send that nobody reads any more,
-	// so that it comes to read why.
-	maxOverrun = 32 << 20
-)
+// recordTimeout bounds the recording of a push that is on the disk.
+const recordTimeout = 30 * time.Second
 
 // receive takes a push in: its commands are decided here, then git does it,
 // then the forge records it, and only then the client hears git's verdict.
@@ -41,7 +35,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 		return err
 	}
 	if len(push.commands) == 0 {
-		return x.end() // the client only wanted to know whether it may
+		x.end() // the client only wanted to know whether it may
+		return nil
 	}
 	ctx, span := s.tracer.Start(r.Context(), "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.Int64("tidelock.project", int64(project.ID)),
@@ -57,19 +52,23 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 	if len(decision.Refused) == 0 {
 		result, err = s.take(ctx, x, in, push, principal, project, decision)
 	} else {
-		err = s.refuse(ctx, x, in, push, project, decision)
+		err = s.refuse(ctx, x, push, project, decision)
 	}
 	span.SetAttributes(attribute.String("tidelock.result", string(result)))
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	s.metrics.push(result, x.read, time.Since(started))
-	return err
+	if err != nil {
+		return err
+	}
+	x.end()
+	return nil
 }
 
 // refuse tells the client which refs may not move. None does: a push is what
 // its author meant only as a whole.
-func (s *Server) refuse(ctx context.Context, x *exchange, in io.Reader, push *pushRequest, project tidelock.Project, decision forge.PushDecision) error {
+func (s *Server) refuse(ctx context.Context, x *exchange, push *pushRequest, project tidelock.Project, decision forge.PushDecision) error {
 	s.log.InfoContext(ctx, "push refused", "project", project.ID, "refs", len(push.commands), "refused", len(decision.Refused))
 	if !push.wantsReport() {
 		for ref, reason := range decision.Refused {
@@ -78,10 +77,8 @@ func (s *Server) refuse(ctx context.Context, x *exchange, in io.Reader, push *pu
 	}
 	answer := &report{out: x, sideBand: push.sideBand()}
 	if err := answer.refuse(push, decision.Refused); err != nil {
-		return s.lost(ctx, project, err)
+		s.lost(ctx, project, err)
 	}
-	// It has its answer; it reads it when it has sent its pack.
-	_, _ = io.CopyN(io.Discard, in, maxOverrun)
 	return nil
 }
 
@@ -104,7 +101,7 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 		Refs:               push.refs(),
 		DenyNonFastForward: decision.DenyNonFastForward,
 	})
-	if gitErr != nil && x.written == 0 && len(answer.held) == 0 && !ran(gitErr) {
+	if gitErr != nil && !x.started && !ran(gitErr) {
 		return failed, gitErr
 	}
 	if gitErr != nil {
@@ -127,9 +124,9 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 	}
 	_ = answer.finish()
 	if client.err != nil {
-		return result, s.lost(ctx, project, client.err)
+		s.lost(ctx, project, client.err)
 	}
-	return result, x.end()
+	return result, nil
 }
 
 // ran reports whether git was started at all.
@@ -139,9 +136,8 @@ func ran(err error) bool {
 }
 
 // lost notes a client that left before it had its answer.
-func (s *Server) lost(ctx context.Context, project tidelock.Project, err error) error {
+func (s *Server) lost(ctx context.Context, project tidelock.Project, err error) {
 	s.log.InfoContext(ctx, "client left before the end of its push", "project", project.ID, "error", err)
-	return nil
 }
 
 // A patient writer drops what follows after its first error: a client that

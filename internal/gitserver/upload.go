@@ -40,15 +40,15 @@ func (s *Server) fetch(r *http.Request, x *exchange, project tidelock.Project, r
 	defer cancel()
 	err := s.repos.Repo(project.ID).UploadPack(ctx, req)
 	s.metrics.sent.Add(float64(x.written))
-	if err == nil {
-		return nil
-	}
-	if x.written == 0 {
+	if err != nil && !x.started {
 		return err
 	}
-	// What git had to say it has said in the protocol; a client that left, or
-	// asked for what is not there, is no trouble of ours.
-	s.log.DebugContext(ctx, "fetch ended early", "project", project.ID, "error", err)
+	if err != nil {
+		// What git had to say it has said in the protocol; a client that left,
+		// or asked for what is not there, is no trouble of ours.
+		s.log.DebugContext(ctx, "fetch ended early", "project", project.ID, "error", err)
+	}
+	x.end()
 	return nil
 }
 
@@ -94,9 +94,10 @@ func (s *Server) advertiseReceive(w http.ResponseWriter, r *http.Request, projec
 		capabilities = ""
 	}
 	b = append(b, flushPacket...)
-	_, err = s.exchange(w, r, receivePack.advertisementType()).Write(b)
-	if err != nil {
+	x := s.exchange(w, r, receivePack.advertisementType())
+	if _, err := x.Write(b); err != nil {
 		s.log.DebugContext(r.Context(), "client left", "project", project.ID, "error", err)
 	}
+	x.end()
 	return nil
 }
