@@ -54,11 +54,11 @@ var only = map[string][]string{
 	"github.com/hashicorp/yamux":          {"internal/tunnel"},
 	"github.com/coder/websocket":          {"internal/tunnel"},
 	"modernc.org/sqlite":                  {"internal/store"},
-	"github.com/jackc/pgx/":               {"internal/store"},
+	"github.com/jackc/pgx/":               {"internal/store", "internal/store/storetest"},
 	"database/sql":                        {"internal/store", "internal/store/storetest"},
 	"github.com/spf13/cobra":              {"cmd/tidelock"},
 	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
-	"os/exec":                             {"internal/gitrepo", "internal/servertest", "cmd/tidelock"},
+	"os/exec":                             {"internal/gitrepo", "internal/store/storetest", "internal/servertest", "cmd/tidelock"},
 }
 
 // serverSide is what has no business in a cluster.

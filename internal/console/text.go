@@ -1,0 +1,77 @@
+package console
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+	"unicode"
+
+	"tidelock.dev"
+)
+
+// functions are what templates may call.
+var functions = template.FuncMap{
+	"plain": plain,
+	"short": short,
+	"ago":   ago,
+	"took":  took,
+	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"long":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"count": count,
+}
+
+// plain makes what others named safe to look at: characters that are invisible
+// or turn the text around are shown as a mark instead of being obeyed.
+// Escaping for HTML is html/template's part.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+// short is a commit's name as people write it.
+func short(c tidelock.CommitID) string { return string(c[:min(len(c), 8)]) }
+
+// ago is how long before now a time was, in one unit.
+func ago(t, now time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case t.IsZero():
+		return "never"
+	case d < 5*time.Second:
+		return "just now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// took is a span between moments in the life of a push.
+func took(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"tidelock.dev/internal/agentserver"
+	"tidelock.dev/internal/gitlabapi"
+	"tidelock.dev/internal/gitserver"
+)
+
+// ServeHTTP answers everything that arrives on the main listeners.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r, ok := s.belowRoot(r)
+	if !ok {
+		s.observed(w, r, "none", http.HandlerFunc(s.outsideRoot))
+		return
+	}
+	surface, handler := s.route(r)
+	s.observed(w, r, surface, handler)
+}
+
+// route picks the surface by the path as the client escaped it; paths are
+// never cleaned or redirected here, because git and the API take them
+// literally.
+func (s *Server) route(r *http.Request) (surface string, handler http.Handler) {
+	switch path := r.URL.EscapedPath(); {
+	case path == "/-/healthz":
+		return "health", http.HandlerFunc(s.health)
+	case path == "/-/readyz":
+		return "health", http.HandlerFunc(s.ready)
+	case path == "/-/metrics":
+		return "metrics", http.HandlerFunc(s.metricsForTheTrusted)
+	case path == gitlabapi.Prefix || strings.HasPrefix(path, gitlabapi.Prefix+"/"):
+		return "api", s.api
+	case strings.HasPrefix(path, agentserver.Path):
+		return "agent", s.agents
+	case gitserver.Matches(r):
+		return "git", s.git
+	}
+	return "console", s.console
+}
+
+// belowRoot takes the path of the external URL off the request's. The paths
+// for probes are found without it too.
+func (s *Server) belowRoot(r *http.Request) (*http.Request, bool) {
+	root := s.external.Path
+	if root == "" {
+		return r, true
+	}
+	switch r.URL.Path {
+	case "/-/healthz", "/-/readyz", "/-/metrics":
+		return r, true
+	}
+	path, ok := strings.CutPrefix(r.URL.Path, root)
+	if !ok || !strings.HasPrefix(path, "/") {
+		return r, false
+	}
+	raw := strings.TrimPrefix(r.URL.RawPath, root)
+	if r.URL.RawPath != "" && raw == r.URL.RawPath {
+		return r, false // the root itself was escaped oddly
+	}
+	below := new(http.Request)
+	*below = *r
+	below.URL = new(url.URL)
+	*below.URL = *r.URL
+	below.URL.Path, below.URL.RawPath = path, raw
+	return below, true
+}
+
+func (s *Server) outsideRoot(w http.ResponseWriter, r *http.Request) {
+	if path := r.URL.Path; r.Method == http.MethodGet && (path == "/" || path == s.external.Path) {
+		http.Redirect(w, r, s.external.Path+"/", http.StatusFound)
+		return
+	}
+	http.NotFound(w, r)
+}
+
+// scrapeOnly is what the metrics listener serves.
+func (s *Server) scrapeOnly(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/-/metrics", "/metrics":
+		s.metrics.ServeHTTP(w, r)
+	case "/-/healthz":
+		s.health(w, r)
+	case "/-/readyz":
+		s.ready(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+}
