@@ -1,0 +1,273 @@
+package agentserver
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/agentrpc"
+)
+
+const (
+	maxSources  = 20_000  // of one agent
+	maxSourceID = 600     // a kind, a namespace and a name of Kubernetes
+	maxText     = 2048    // a URL, a ref, a revision
+	maxNumber   = 1 << 53 // far from overflow, whatever an agent says
+	maxExcuse   = 1024    // a message of a Progress
+	maxSpan     = 30 * 24 * time.Hour
+	maxAttempts = 1 << 20
+)
+
+// A source is what a stream knows of one Flux source of its agent.
+type source struct {
+	id        tidelock.SourceID
+	uid       string
+	path      string // of a project, as the URL spells it; "" when the URL is not ours
+	spec      tidelock.RefSpec
+	revision  tidelock.CommitID // what Flux has
+	suspended bool
+	version   int // counts changes of the above
+
+	project tidelock.ProjectID // where the URL leads, whether or not the agent may be told of it
+
+	// The last Resolution sent.
+	answered bool
+	served   bool
+	servedAs tidelock.ProjectID
+
+	// The last announcement that the agent has or that is on its way.
+	number int64 // only grows
+	told   bool
+	commit tidelock.CommitID // "" with told: the ref is gone
+	sentAt time.Time         // zero when it came before this stream
+
+	delivered int64                  // the last number that the agent confirmed
+	record    *tidelock.Announcement // of number; nil when nothing is known of it
+}
+
+// answer notes what the agent is told of the source as such, and reports
+// whether that is new.
+func (s *source) answer(w wanted) (isNew bool) {
+	as := w.project
+	if !w.served {
+		as = 0
+	}
+	isNew = !s.answered || s.served != w.served || s.servedAs != as
+	s.answered, s.served, s.servedAs = true, w.served, as
+	return isNew
+}
+
+// A wanted is where a source should be.
+type wanted struct {
+	project tidelock.ProjectID // 0 when the URL leads nowhere
+	served  bool
+	settled bool // whether head and gone mean anything
+	head    tidelock.Head
+	gone    bool // nothing matches the spec
+}
+
+// due reports whether an announcement of w has to be made.
+func (s *source) due(w wanted) bool {
+	switch {
+	case !w.served || !w.settled:
+		return false
+	case w.gone:
+		if s.told {
+			return s.commit != ""
+		}
+		return s.revision != "" // something was there once
+	case s.told && s.commit == w.head.Commit:
+		return false
+	case s.told && s.commit == "":
+		return true // it is back
+	}
+	// An unfinished announcement of another commit has to be replaced even if
+	// Flux is at the head: the agent would go on asking for the old one.
+	return s.revision != w.head.Commit || s.unfinished()
+}
+
+func (s *source) unfinished() bool { return s.record != nil && unfinished(s.record.State) }
+
+func unfinished(state tidelock.AnnouncementState) bool {
+	switch state {
+	case tidelock.Converged, tidelock.Gone, tidelock.Closed:
+		return false
+	}
+	return true
+}
+
+// announce moves the source on to its next number.
+func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidelock.Announcement {
+	s.number++
+	s.told, s.commit, s.sentAt = true, w.head.Commit, now
+	a := tidelock.Announcement{
+		Agent: agent, Source: s.id, Number: s.number, Project: w.project,
+		State: tidelock.Sent, SentAt: now,
+	}
+	if w.gone {
+		a.Ref = refOf(s.spec)
+	} else {
+		a.Ref, a.Commit, a.Push, a.AcceptedAt = w.head.Ref, w.head.Commit, w.head.Push, w.head.MovedAt
+	}
+	s.record = &a
+	return a
+}
+
+// refOf names the ref of a spec that resolves to none.
+func refOf(spec tidelock.RefSpec) tidelock.RefName {
+	switch {
+	case spec.Commit != "":
+		return ""
+	case spec.Name != "":
+		return tidelock.RefName(spec.Name)
+	case spec.SemVer != "":
+		return "refs/tags/*"
+	case spec.Tag != "":
+		return tidelock.TagRef(spec.Tag)
+	case spec.Branch != "":
+		return tidelock.BranchRef(spec.Branch)
+	}
+	return tidelock.BranchRef("master")
+}
+
+// change takes over what the agent says of a source. In a complete set its
+// word on what it was told counts, too: it may have lost some of it.
+func (s *source) change(m *agentrpc.Source, path string, complete bool) {
+	s.version++
+	if s.uid != m.GetUid() {
+		// Another object of the same name: what the old one was told is void.
+		s.uid, s.told, s.commit, s.delivered = m.GetUid(), false, "", 0
+		complete = true
+	}
+	ref := m.GetRef()
+	s.path = path
+	s.spec = tidelock.RefSpec{
+		Branch: ref.GetBranch(), Tag: ref.GetTag(), SemVer: ref.GetSemver(), Name: ref.GetName(), Commit: ref.GetCommit(),
+	}
+	s.revision = commitOf(m.GetRevision())
+	s.suspended = m.GetSuspended()
+
+	last := m.GetLastNumber()
+	s.delivered = last
+	if complete || last > s.number {
+		s.told, s.commit, s.sentAt = last > 0, tidelock.CommitID(m.GetLastCommit()), time.Time{}
+	}
+	s.number = max(s.number, last)
+	if s.record != nil && s.record.Number != s.number {
+		s.record = nil
+	}
+}
+
+// checkSource refuses what no honest agent sends. It bounds what we keep.
+func checkSource(m *agentrpc.Source) error {
+	switch {
+	case !validSourceID(m.GetId()):
+		return fmt.Errorf("%q is not the id of a source", shorten(m.GetId()))
+	case m.GetLastNumber() < 0 || m.GetLastNumber() > maxNumber:
+		return fmt.Errorf("source %s: the number %d is out of range", m.GetId(), m.GetLastNumber())
+	case m.GetLastCommit() != "" && tidelock.ValidCommit(tidelock.CommitID(m.GetLastCommit())) != nil:
+		return fmt.Errorf("source %s: the last commit is not a commit", m.GetId())
+	}
+	ref := m.GetRef()
+	for _, text := range []string{
+		m.GetUid(), m.GetUrl(), m.GetRevision(), ref.GetBranch(), ref.GetTag(), ref.GetSemver(), ref.GetName(), ref.GetCommit(),
+	} {
+		if len(text) > maxText {
+			return fmt.Errorf("source %s: a text of %d bytes is too long", m.GetId(), len(text))
+		}
+	}
+	return nil
+}
+
+// validSourceID accepts "Kind/namespace/name", of kinds yet to come, too.
+func validSourceID(id string) bool {
+	parts := strings.Split(id, "/")
+	return len(parts) == 3 && len(id) <= maxSourceID && !slices.Contains(parts, "") &&
+		!strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// commitOf takes the commit out of a revision as Flux writes it:
+// "main@sha1:<hex>", "sha1:<hex>", and of old "main/<hex>".
+func commitOf(revision string) tidelock.CommitID {
+	commit := tidelock.CommitID(revision[strings.LastIndexAny(revision, ":/")+1:])
+	if tidelock.ValidCommit(commit) != nil {
+		return ""
+	}
+	return commit
+}
+
+// progress writes what the agent reports into the record of its number. Spans
+// count from when the agent had the announcement.
+func (s *source) progress(p *agentrpc.Progress, now time.Time, roundTrip time.Duration) tidelock.Announcement {
+	a := s.record
+	if s.delivered < a.Number {
+		s.delivered = a.Number
+	}
+	if a.AnnouncedAt.IsZero() {
+		a.AnnouncedAt = now.Add(-roundTrip / 2)
+		if a.AnnouncedAt.Before(a.SentAt) {
+			a.AnnouncedAt = a.SentAt
+		}
+	}
+	a.State = states[p.GetState()]
+	if a.Commit == "" && a.State == tidelock.Delivered {
+		a.State = tidelock.Gone // that was all there was to say
+	}
+	a.Message = excuse(p.GetMessage())
+	for _, at := range []struct {
+		field *time.Time
+		span  *durationpb.Duration
+	}{
+		{&a.CalledAt, p.GetCalled()},
+		{&a.AnsweredAt, p.GetAnswered()},
+		{&a.HandledAt, p.GetHandled()},
+		{&a.FetchedAt, p.GetFetched()},
+	} {
+		if at.span != nil {
+			*at.field = a.AnnouncedAt.Add(min(max(at.span.AsDuration(), 0), maxSpan))
+		}
+	}
+	switch p.GetVia() {
+	case agentrpc.Progress_VIA_RECEIVER:
+		a.Via = "receiver"
+	case agentrpc.Progress_VIA_ANNOTATION:
+		a.Via = "annotation"
+	}
+	a.Attempts = int(min(max(p.GetAttempts(), 0), maxAttempts))
+	return *a
+}
+
+var states = map[agentrpc.Progress_State]tidelock.AnnouncementState{
+	agentrpc.Progress_STATE_DELIVERED: tidelock.Delivered,
+	agentrpc.Progress_STATE_PARKED:    tidelock.Parked,
+	agentrpc.Progress_STATE_HANDLED:   tidelock.Handled,
+	agentrpc.Progress_STATE_FAILED:    tidelock.Failed,
+	agentrpc.Progress_STATE_CONVERGED: tidelock.Converged,
+	agentrpc.Progress_STATE_GONE:      tidelock.Gone,
+}
+
+// excuse bounds a message that is kept and shown.
+func excuse(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	if len(text) > maxExcuse {
+		text = strings.ToValidUTF8(text[:maxExcuse], "") + "…"
+	}
+	return text
+}
+
+// shorten keeps a stranger's text short in messages.
+func shorten(text string) string {
+	if len(text) <= 100 {
+		return text
+	}
+	return strings.ToValidUTF8(text[:100], "") + "…"
+}

@@ -1,0 +1,21 @@
+package forge
+
+import (
+	"context"
+
+	"tidelock.dev"
+)
+
+// AgentsOf lists the agents that a project configures, for the server's own
+// use.
+func (f *Forge) AgentsOf(ctx context.Context, project tidelock.ProjectID) ([]tidelock.Agent, error) {
+	agents, _, err := f.store.Agents(ctx, tidelock.AgentFilter{Project: project}, tidelock.Page{})
+	return agents, err
+}
+
+// LatestAnnouncements lists the newest announcement of each source of an
+// agent, or of all agents when the id is 0, for the server's own use.
+func (f *Forge) LatestAnnouncements(ctx context.Context, agent tidelock.AgentID) ([]tidelock.Announcement, error) {
+	list, _, err := f.store.Announcements(ctx, tidelock.AnnouncementFilter{Agent: agent, Latest: true}, tidelock.Page{})
+	return list, err
+}
