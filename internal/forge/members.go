@@ -23,6 +23,12 @@ func (f *Forge) NamespaceByID(ctx context.Context, id tidelock.NamespaceID) (tid
 	return f.store.Namespace(ctx, id)
 }
 
+// GroupFor finds a group or user namespace by id or full path for one action
+// on it.
+func (f *Forge) GroupFor(ctx context.Context, p Principal, idOrPath string, a Action) (tidelock.Namespace, error) {
+	return f.group(ctx, p, idOrPath, a)
+}
+
 // UserByID reads a user, for the server's own use: whoever may see a membership
 // may see whose it is.
 func (f *Forge) UserByID(ctx context.Context, id tidelock.UserID) (tidelock.User, error) {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/forge"
 )
 
 type agentShape struct {
@@ -36,7 +37,7 @@ func shapeAgent(p tidelock.Project, a tidelock.Agent) agentShape {
 }
 
 func (a *API) listAgents(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.ReadAgents)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (a *API) listAgents(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) createAgent(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.ManageAgents)
 	if err != nil {
 		return err
 	}
@@ -68,13 +69,21 @@ func (a *API) createAgent(w http.ResponseWriter, r *request) error {
 	return created(w, shapeAgent(project, agent))
 }
 
-// agent is the agent that a route names, in the project that it names.
-func (a *API) agent(r *request) (tidelock.Project, tidelock.Agent, error) {
-	project, err := a.project(r)
+// agentID is the agent that a route names, in the project that it names, for
+// one action on the project's agents. The agent itself is looked for by the
+// act that follows.
+func (a *API) agentID(r *request, action forge.Action) (tidelock.Project, tidelock.AgentID, error) {
+	project, err := a.project(r, action)
 	if err != nil {
-		return tidelock.Project{}, tidelock.Agent{}, err
+		return tidelock.Project{}, 0, err
 	}
-	n, err := id[tidelock.AgentID](r, "agent_id")
+	agent, err := id[tidelock.AgentID](r, "agent_id")
+	return project, agent, err
+}
+
+// agent is the agent that a route names, to read it.
+func (a *API) agent(r *request) (tidelock.Project, tidelock.Agent, error) {
+	project, n, err := a.agentID(r, forge.ReadAgents)
 	if err != nil {
 		return tidelock.Project{}, tidelock.Agent{}, err
 	}
@@ -91,11 +100,11 @@ func (a *API) showAgent(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deleteAgent(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agent(r)
+	project, agent, err := a.agentID(r, forge.ManageAgents)
 	if err != nil {
 		return err
 	}
-	if err := a.forge.DeleteAgent(r.ctx(), r.by, project, agent.ID); err != nil {
+	if err := a.forge.DeleteAgent(r.ctx(), r.by, project, agent); err != nil {
 		return err
 	}
 	return gone(w)
@@ -131,7 +140,7 @@ func shapeAgentToken(t tidelock.AgentToken) agentTokenShape {
 }
 
 func (a *API) listAgentTokens(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agent(r)
+	project, agent, err := a.agentID(r, forge.ReadAgents)
 	if err != nil {
 		return err
 	}
@@ -139,7 +148,7 @@ func (a *API) listAgentTokens(w http.ResponseWriter, r *request) error {
 	if err := r.err(); err != nil {
 		return err
 	}
-	tokens, err := a.forge.AgentTokens(r.ctx(), r.by, project, agent.ID)
+	tokens, err := a.forge.AgentTokens(r.ctx(), r.by, project, agent)
 	if err != nil {
 		return err
 	}
@@ -147,7 +156,7 @@ func (a *API) listAgentTokens(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) createAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agent(r)
+	project, agent, err := a.agentID(r, forge.ManageAgents)
 	if err != nil {
 		return err
 	}
@@ -156,7 +165,7 @@ func (a *API) createAgentToken(w http.ResponseWriter, r *request) error {
 	if err := r.err(); err != nil {
 		return err
 	}
-	token, secret, err := a.forge.CreateAgentToken(r.ctx(), r.by, project, agent.ID, name, description)
+	token, secret, err := a.forge.CreateAgentToken(r.ctx(), r.by, project, agent, name, description)
 	if err != nil {
 		return err
 	}
@@ -164,7 +173,7 @@ func (a *API) createAgentToken(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) showAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agent(r)
+	project, agent, err := a.agentID(r, forge.ReadAgents)
 	if err != nil {
 		return err
 	}
@@ -172,7 +181,7 @@ func (a *API) showAgentToken(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	token, err := a.forge.AgentToken(r.ctx(), r.by, project, agent.ID, n)
+	token, err := a.forge.AgentToken(r.ctx(), r.by, project, agent, n)
 	if err != nil {
 		return err
 	}
@@ -180,7 +189,7 @@ func (a *API) showAgentToken(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) revokeAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agent(r)
+	project, agent, err := a.agentID(r, forge.ManageAgents)
 	if err != nil {
 		return err
 	}
@@ -188,7 +197,7 @@ func (a *API) revokeAgentToken(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.forge.RevokeAgentToken(r.ctx(), r.by, project, agent.ID, n); err != nil {
+	if err := a.forge.RevokeAgentToken(r.ctx(), r.by, project, agent, n); err != nil {
 		return err
 	}
 	return gone(w)

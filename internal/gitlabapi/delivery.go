@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/forge"
 )
 
 // These routes are ours: what GitLab does not tell about agents and about how
@@ -81,7 +82,7 @@ func shapeGrant(g tidelock.Grant) grantShape {
 }
 
 func (a *API) listGrants(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.GrantAgents)
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (a *API) listGrants(w http.ResponseWriter, r *request) error {
 
 // grantAgent answers 201 however often it is asked.
 func (a *API) grantAgent(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.GrantAgents)
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (a *API) grantAgent(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) revokeGrant(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.GrantAgents)
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (p *params) announcementFilter() tidelock.AnnouncementFilter {
 }
 
 func (a *API) listAnnouncements(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.ReadHistory)
 	if err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ type updateShape struct {
 }
 
 func (a *API) listPushes(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.ReadHistory)
 	if err != nil {
 		return err
 	}

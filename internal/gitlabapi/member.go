@@ -47,7 +47,7 @@ func (a *API) writeMembers(w http.ResponseWriter, r *request, page tidelock.Page
 
 func (a *API) listMembers(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readMembers)
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (a *API) listMembers(in place) handler {
 
 func (a *API) listAllMembers(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readMembers)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (a *API) listAllMembers(in place) handler {
 
 func (a *API) showMember(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readMembers)
 		if err != nil {
 			return err
 		}
@@ -101,7 +101,7 @@ func (a *API) showMember(in place) handler {
 
 func (a *API) showEffectiveMember(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readMembers)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (a *API) showEffectiveMember(in place) handler {
 
 func (a *API) addMember(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageMembers)
 		if err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func (a *API) addMember(in place) handler {
 
 func (a *API) editMember(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageMembers)
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (a *API) editMember(in place) handler {
 
 func (a *API) removeMember(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageMembers)
 		if err != nil {
 			return err
 		}

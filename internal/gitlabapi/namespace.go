@@ -96,9 +96,10 @@ func (a *API) groupShape(n tidelock.Namespace) groupShape {
 	}
 }
 
-// group is the group that a route names; user namespaces are none.
-func (a *API) group(r *request) (tidelock.Namespace, error) {
-	group, err := a.forge.Group(r.ctx(), r.by, r.arg("id"))
+// group is the group that a route names, for one action on it; user namespaces
+// are none.
+func (a *API) group(r *request, action forge.Action) (tidelock.Namespace, error) {
+	group, err := a.forge.GroupFor(r.ctx(), r.by, r.arg("id"), action)
 	if err != nil {
 		return tidelock.Namespace{}, err
 	}
@@ -113,7 +114,7 @@ func (a *API) listGroups(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) listSubgroups(w http.ResponseWriter, r *request) error {
-	group, err := a.group(r)
+	group, err := a.group(r, forge.ReadGroup)
 	if err != nil {
 		return err
 	}
@@ -121,7 +122,7 @@ func (a *API) listSubgroups(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) listDescendants(w http.ResponseWriter, r *request) error {
-	group, err := a.group(r)
+	group, err := a.group(r, forge.ReadGroup)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func (a *API) writeGroups(w http.ResponseWriter, r *request, filter tidelock.Nam
 }
 
 func (a *API) showGroup(w http.ResponseWriter, r *request) error {
-	group, err := a.group(r)
+	group, err := a.group(r, forge.ReadGroup)
 	if err != nil {
 		return err
 	}
@@ -192,14 +193,24 @@ func (a *API) deleteGroup(w http.ResponseWriter, r *request) error {
 
 // A place is what members and tokens belong to; routes on projects and on
 // groups differ in nothing else.
-type place func(a *API, r *request) (forge.Target, error)
+type place func(*API, *request, acts) (forge.Target, error)
 
-func onProject(a *API, r *request) (forge.Target, error) {
-	project, err := a.project(r)
+// acts are one action under its names on projects and on groups.
+type acts struct{ project, group forge.Action }
+
+var (
+	readMembers   = acts{forge.ReadMembers, forge.ReadGroupMembers}
+	manageMembers = acts{forge.ManageMembers, forge.ManageGroupMembers}
+	readTokens    = acts{forge.ReadTokens, forge.ReadGroupTokens}
+	manageTokens  = acts{forge.ManageTokens, forge.ManageGroupTokens}
+)
+
+func onProject(a *API, r *request, to acts) (forge.Target, error) {
+	project, err := a.project(r, to.project)
 	return forge.OnProject(project), err
 }
 
-func onGroup(a *API, r *request) (forge.Target, error) {
-	group, err := a.group(r)
+func onGroup(a *API, r *request, to acts) (forge.Target, error) {
+	group, err := a.group(r, to.group)
 	return forge.OnGroup(group), err
 }

@@ -102,9 +102,11 @@ type projectLinks struct {
 	ClusterAgents string `json:"cluster_agents"`
 }
 
-// project is the project that a route names, by id or full path.
-func (a *API) project(r *request) (tidelock.Project, error) {
-	return a.forge.Project(r.ctx(), r.by, r.arg("id"))
+// project is the project that a route names, by id or full path, for one action
+// on it: asking for that very action makes the answer name the scope or role
+// that is lacking.
+func (a *API) project(r *request, action forge.Action) (tidelock.Project, error) {
+	return a.forge.ProjectFor(r.ctx(), r.by, r.arg("id"), action)
 }
 
 func (a *API) projectBasic(p tidelock.Project, n tidelock.Namespace) projectBasic {
@@ -232,7 +234,7 @@ func (a *API) listProjects(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) listGroupProjects(w http.ResponseWriter, r *request) error {
-	group, err := a.group(r)
+	group, err := a.group(r, forge.ReadGroup)
 	if err != nil {
 		return err
 	}
@@ -332,7 +334,7 @@ func (a *API) projectShapes(r *request, projects []tidelock.Project) ([]any, err
 }
 
 func (a *API) showProject(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r)
+	project, err := a.project(r, forge.ReadProject)
 	if err != nil {
 		return err
 	}

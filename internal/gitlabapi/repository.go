@@ -23,7 +23,7 @@ const maxFile = 32 << 20
 // code is the project that a route names and its repository, for a caller who
 // may read the code.
 func (a *API) code(r *request) (tidelock.Project, *gitrepo.Repo, error) {
-	project, err := a.forge.ProjectFor(r.ctx(), r.by, r.arg("id"), forge.ReadCode)
+	project, err := a.project(r, forge.ReadCode)
 	if err != nil {
 		return tidelock.Project{}, nil, err
 	}

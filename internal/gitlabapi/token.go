@@ -164,7 +164,7 @@ func accessKind(t forge.Target) tidelock.TokenKind {
 
 func (a *API) listAccessTokens(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readTokens)
 		if err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (a *API) listAccessTokens(in place) handler {
 
 func (a *API) createAccessToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageTokens)
 		if err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (a *API) createAccessToken(in place) handler {
 
 func (a *API) showAccessToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readTokens)
 		if err != nil {
 			return err
 		}
@@ -219,7 +219,7 @@ func (a *API) showAccessToken(in place) handler {
 
 func (a *API) revokeAccessToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageTokens)
 		if err != nil {
 			return err
 		}
@@ -270,7 +270,7 @@ func (a *API) listAllDeployTokens(w http.ResponseWriter, r *request) error {
 
 func (a *API) listDeployTokens(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readTokens)
 		if err != nil {
 			return err
 		}
@@ -288,7 +288,7 @@ func (a *API) listDeployTokens(in place) handler {
 
 func (a *API) createDeployToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageTokens)
 		if err != nil {
 			return err
 		}
@@ -309,7 +309,7 @@ func (a *API) createDeployToken(in place) handler {
 
 func (a *API) showDeployToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, readTokens)
 		if err != nil {
 			return err
 		}
@@ -327,7 +327,7 @@ func (a *API) showDeployToken(in place) handler {
 
 func (a *API) revokeDeployToken(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r)
+		target, err := in(a, r, manageTokens)
 		if err != nil {
 			return err
 		}
