@@ -26,6 +26,7 @@ type Name string
 
 const (
 	Kube                   Name = "kube" // etcd, kube-apiserver, kube-controller-manager and kube-scheduler in one binary
+	Kubectl                Name = "kubectl"
 	KWOK                   Name = "kwok"
 	SourceController       Name = "source-controller"
 	KustomizeController    Name = "kustomize-controller"
@@ -53,18 +54,17 @@ type recipe struct {
 	files   []string // patterns below the source module; copied flat, beside the binary
 }
 
-const kubernetesVersion = "v1.34.4"
+// kubernetesFlags tell Kubernetes its version; without them kubectl cannot
+// parse what the server says of itself.
+var kubernetesFlags = []string{
+	"-X k8s.io/component-base/version.gitVersion=v1.34.4",
+	"-X k8s.io/component-base/version.gitMajor=1",
+	"-X k8s.io/component-base/version.gitMinor=34",
+}
 
 var recipes = []recipe{
-	{
-		name: Kube, module: "kube", pkg: ".",
-		// kubectl parses what the server says of itself.
-		ldflags: []string{
-			"-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion,
-			"-X k8s.io/component-base/version.gitMajor=1",
-			"-X k8s.io/component-base/version.gitMinor=34",
-		},
-	},
+	{name: Kube, module: "kube", pkg: ".", ldflags: kubernetesFlags},
+	{name: Kubectl, module: "kube", pkg: "k8s.io/kubernetes/cmd/kubectl", ldflags: kubernetesFlags},
 	flux(SourceController, "kube"),
 	flux(KustomizeController, "kube"),
 	flux(HelmController, "kube"),

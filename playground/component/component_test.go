@@ -201,7 +201,7 @@ func TestFindModules(t *testing.T) {
 
 func TestAllNamesEveryComponent(t *testing.T) {
 	want := []component.Name{
-		component.Kube, component.SourceController, component.KustomizeController, component.HelmController,
+		component.Kube, component.Kubectl, component.SourceController, component.KustomizeController, component.HelmController,
 		component.NotificationController, component.KWOK,
 	}
 	if got := component.All(); !slices.Equal(got, want) {

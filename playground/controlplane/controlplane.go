@@ -18,9 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -232,7 +230,7 @@ func (p *ControlPlane) processes(addresses map[string]string) [][]supervisor.Pro
 	for _, stage := range stages {
 		kwok = append(kwok, "--config="+stage)
 	}
-	environment := Environment(p.config.Dir)
+	environment := supervisor.Environment(p.config.Dir)
 	return [][]supervisor.Process{
 		{{
 			Name: Etcd, Path: kube, Args: etcd, Env: environment,
@@ -273,22 +271,6 @@ func (p *ControlPlane) delegated(name, port string) []string {
 		"--tls-private-key-file=" + p.ca.path(name+".key"),
 		"--client-ca-file=" + p.ca.path("ca.crt"),
 	}
-}
-
-// Environment is what a component needs of ours: where programs and
-// certificates are, and the way out, but no KUBECONFIG and no home but dir.
-func Environment(dir string, extra ...string) []string {
-	kept := map[string]bool{
-		"PATH": true, "TMPDIR": true, "LANG": true, "TZ": true, "SSL_CERT_FILE": true, "SSL_CERT_DIR": true,
-		"HTTP_PROXY": true, "HTTPS_PROXY": true, "NO_PROXY": true,
-	}
-	env := []string{"HOME=" + dir}
-	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); kept[strings.ToUpper(name)] {
-			env = append(env, v)
-		}
-	}
-	return append(env, extra...)
 }
 
 // REST returns a configuration with an administrator's rights.

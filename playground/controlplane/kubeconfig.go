@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -37,8 +38,10 @@ func (p *ControlPlane) writeCertKubeconfig(name string) error {
 const tokenLife = 365 * 24 * time.Hour
 
 // WriteServiceAccountKubeconfig writes a kubeconfig with which a process is
-// the ServiceAccount and nobody else. It returns when the token expires; a
-// cluster may set that earlier than asked for.
+// the ServiceAccount and nobody else, and beside it the file of its token,
+// which clients read again every minute: calling this anew refreshes it for
+// those that run. It returns when the token expires; a cluster may set that
+// earlier than asked for.
 func WriteServiceAccountKubeconfig(ctx context.Context, cluster *rest.Config, namespace, name, path string) (expires time.Time, err error) {
 	client, err := kubernetes.NewForConfig(cluster)
 	if err != nil {
@@ -52,14 +55,18 @@ func WriteServiceAccountKubeconfig(ctx context.Context, cluster *rest.Config, na
 		return time.Time{}, fmt.Errorf("request token of ServiceAccount %s/%s: %w", namespace, name, err)
 	}
 	config := rest.AnonymousClientConfig(cluster)
-	config.BearerToken = granted.Status.Token
+	if config.BearerTokenFile, err = filepath.Abs(path + ".token"); err != nil {
+		return time.Time{}, err
+	}
+	if err := replaceFile(config.BearerTokenFile, []byte(granted.Status.Token)); err != nil {
+		return time.Time{}, fmt.Errorf("write token: %w", err)
+	}
 	return granted.Status.ExpirationTimestamp.Time, writeKubeconfig(path, config)
 }
 
 func ptr[T any](v T) *T { return &v }
 
 // writeKubeconfig writes config with one context, for its owner's eyes only.
-// The file is replaced in one step: it may be in use.
 func writeKubeconfig(path string, config *rest.Config) error {
 	const name = "playground"
 	k := clientcmdapi.NewConfig()
@@ -71,7 +78,7 @@ func writeKubeconfig(path string, config *rest.Config) error {
 		TLSServerName:            config.ServerName,
 	}
 	k.AuthInfos[name] = &clientcmdapi.AuthInfo{
-		Token:                 config.BearerToken,
+		TokenFile:             config.BearerTokenFile,
 		ClientCertificateData: config.CertData,
 		ClientKeyData:         config.KeyData,
 	}
@@ -81,9 +88,17 @@ func writeKubeconfig(path string, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	if err := replaceFile(path, text); err != nil {
+		return fmt.Errorf("write kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes a file in one step: it may be in use.
+func replaceFile(path string, text []byte) error {
 	next := path + ".next"
 	if err := os.WriteFile(next, text, 0o600); err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
+		return err
 	}
 	return os.Rename(next, path)
 }

@@ -19,6 +19,9 @@ import (
 	"path/filepath"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -174,7 +177,7 @@ func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
 		p := supervisor.Process{
 			Grace: 5 * time.Second, // kustomize-controller waits for health checks otherwise
 			Name:  string(name), Path: f.config.Components[name].Binary(), Args: append(args, own[name]...),
-			Env:   controlplane.Environment(home, "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace),
+			Env:   supervisor.Environment(home, "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace),
 			Ready: ready("http://" + health + "/readyz"),
 		}
 		if f.config.WithoutCRDs {
@@ -183,6 +186,25 @@ func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
 		processes = append(processes, p)
 	}
 	return processes, os.MkdirAll(artifacts, 0o700)
+}
+
+// Installed reports what is wrong with the Flux of a cluster that is not ours,
+// nil if it can serve as the playground's.
+func Installed(ctx context.Context, c client.Client) error {
+	for _, name := range []string{
+		"gitrepositories.source.toolkit.fluxcd.io", "kustomizations.kustomize.toolkit.fluxcd.io", "receivers.notification.toolkit.fluxcd.io",
+	} {
+		definition := &metav1.PartialObjectMetadata{}
+		definition.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+		err := c.Get(ctx, client.ObjectKey{Name: name}, definition)
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("the cluster has no Flux (%s is missing); install it, then try again", name)
+		}
+		if err != nil {
+			return fmt.Errorf("look for Flux in the cluster: %w", err)
+		}
+	}
+	return nil
 }
 
 // ready asks a controller whether it works. Controllers listen for this only

@@ -158,6 +158,7 @@ func (s *Supervisor) Start(ctx context.Context, processes ...Process) error {
 	if err := firstCause(errs); err != nil {
 		return errors.Join(err, s.Stop(names...))
 	}
+	s.record() // whoever reads after Start sees what Start saw
 	return nil
 }
 

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"tidelock.dev/playground/sample"
+	"tidelock.dev/playground/stack"
+	"tidelock.dev/playground/supervisor"
+)
+
+func newDemoCommand(at *place) *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Push a change and print the time of every hop to the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := supervisor.Read(at.state); errors.Is(err, supervisor.ErrNotRunning) {
+				return fmt.Errorf("%w: the playground is not running; start it with \"make up\"", errNotReady)
+			} else if err != nil {
+				return err
+			}
+			facts, err := stack.ReadFacts(at.state)
+			if err != nil {
+				return err
+			}
+			if !facts.Ready {
+				return fmt.Errorf("%w: the playground is still starting", errNotReady)
+			}
+			return demo(cmd.Context(), facts, cmd.OutOrStdout())
+		},
+	}
+}
+
+// demoTimeout is far beyond the seconds that a change takes at worst.
+const demoTimeout = time.Minute
+
+var messageLine = regexp.MustCompile(`(?m)^(\s*` + sample.GreetingKey + `:).*$`)
+
+func demo(ctx context.Context, facts stack.Facts, out io.Writer) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("the change was not applied within %s", demoTimeout))
+	defer cancel()
+	forge, err := facts.Forge()
+	if err != nil {
+		return err
+	}
+	tree, err := forge.Clone(ctx, sample.Deployment)
+	if err != nil {
+		return err
+	}
+	defer tree.Remove()
+
+	message := "hello at " + time.Now().Format("15:04:05.000")
+	greeting, err := os.ReadFile(filepath.Join(tree.Dir, sample.GreetingFile))
+	if err != nil {
+		return fmt.Errorf("the deployment project has no greeting to change: %w", err)
+	}
+	changed := messageLine.ReplaceAllString(string(greeting), "${1} "+message)
+	if changed == string(greeting) {
+		return fmt.Errorf("%s has no line %q to change", sample.GreetingFile, sample.GreetingKey)
+	}
+	commit, err := tree.Commit(ctx, "Say "+message, map[string]string{sample.GreetingFile: changed})
+	if err != nil {
+		return err
+	}
+	watching, err := watchGreeting(ctx, facts, message)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := tree.Push(ctx); err != nil {
+		return err
+	}
+	pushed := time.Since(began)
+	fmt.Fprintf(out, "pushed %s to %s: %s: %s\n\n", commit[:10], sample.Deployment, sample.GreetingKey, message)
+	applied, err := watching()
+	if err != nil {
+		return err
+	}
+	announcement, err := awaitFetched(ctx, forge, commit)
+	if err != nil {
+		return err
+	}
+	return printHops(out, announcement, applied, pushed)
+}
+
+// watchGreeting watches the greeting in the cluster from now on; the returned
+// function waits until it says message, and tells when that was seen.
+func watchGreeting(ctx context.Context, facts stack.Facts, message string) (wait func() (time.Time, error), err error) {
+	config, err := facts.REST()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	watcher, err := client.CoreV1().ConfigMaps(sample.DemoNamespace).Watch(ctx, metav1.ListOptions{
+		FieldSelector: "metadata.name=" + sample.GreetingName,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the cluster: %w", err)
+	}
+	return func() (time.Time, error) {
+		defer watcher.Stop()
+		for event := range watcher.ResultChan() {
+			seen := time.Now()
+			if object, ok := event.Object.(*corev1.ConfigMap); ok && object.Data[sample.GreetingKey] == message {
+				return seen, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return time.Time{}, context.Cause(ctx)
+		}
+		return time.Time{}, errors.New("the cluster ended the watch; try again")
+	}, nil
+}
+
+// awaitFetched waits for the server to hear what the cluster has shown
+// already: observations follow the fact by milliseconds.
+func awaitFetched(ctx context.Context, forge *sample.Forge, commit string) (sample.Announcement, error) {
+	for {
+		all, err := forge.Announcements(ctx, sample.Deployment, commit)
+		if err != nil {
+			return sample.Announcement{}, err
+		}
+		for _, a := range all {
+			if strings.HasPrefix(a.Source, "GitRepository/"+sample.Namespace+"/") && a.FetchedAt != nil {
+				return a, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			if len(all) == 0 {
+				return sample.Announcement{}, errors.New("the change was applied, but the server announced it to no agent")
+			}
+			return all[0], fmt.Errorf("the change was applied, but the agent did not report that: state %s %s", all[0].State, all[0].Message)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// printHops prints when each hop was done, in milliseconds since the server
+// had recorded the push.
+func printHops(out io.Writer, a sample.Announcement, applied time.Time, pushed time.Duration) error {
+	if a.AcceptedAt == nil {
+		return errors.New("the server does not know when it accepted the push")
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "HOP\tAFTER\t\t")
+	for _, hop := range []struct {
+		name string
+		at   *time.Time
+		what string
+	}{
+		{"accepted", a.AcceptedAt, "the server recorded the push"},
+		{"announced", a.AnnouncedAt, "the agent heard of it"},
+		{"called", a.CalledAt, "the agent called Flux's receiver"},
+		{"answered", a.AnsweredAt, "the receiver answered"},
+		{"fetched", a.FetchedAt, "the GitRepository shows the commit"},
+		{"applied", &applied, "the cluster shows the change"},
+	} {
+		after := "-"
+		if hop.at != nil {
+			after = fmt.Sprintf("%.1f ms", float64(hop.at.Sub(*a.AcceptedAt).Microseconds())/1000)
+		}
+		fmt.Fprintf(table, "%s\t%s\t  %s\t\n", hop.name, after, hop.what)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\ngit push itself took %d ms. Flux was called through its %s; its own interval is an hour.\n", pushed.Milliseconds(), a.Via)
+	return nil
+}
