@@ -28,10 +28,15 @@ const keptAnnouncements = 100
 const (
 	lockAgents = `SELECT id FROM agents WHERE id IN (%s) ORDER BY id`
 
+	updateLatest = `
+		UPDATE announcements
+		SET project_id = ?, ref = ?, commit_id = ?, push_id = ?, state = ?, message = ?, sent_at = ?, announced_at = ?,
+			called_at = ?, answered_at = ?, handled_at = ?, fetched_at = ?, via = ?, attempts = ?
+		WHERE agent_id = ? AND source = ? AND number = ? AND latest`
 	upsertAnnouncement = `
-		INSERT INTO announcements (agent_id, source, number, latest, project_id, ref, commit_id, push_id, state, message,
-			sent_at, announced_at, called_at, answered_at, handled_at, fetched_at, via, attempts)
-		VALUES (?, ?, ?, TRUE, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		INSERT INTO announcements (project_id, ref, commit_id, push_id, state, message, sent_at, announced_at,
+			called_at, answered_at, handled_at, fetched_at, via, attempts, agent_id, source, number, latest)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, TRUE)
 		ON CONFLICT (agent_id, source, number) DO UPDATE
 		SET project_id = excluded.project_id, ref = excluded.ref, commit_id = excluded.commit_id, push_id = excluded.push_id,
 			state = excluded.state, message = excluded.message, sent_at = excluded.sent_at, announced_at = excluded.announced_at,
@@ -79,27 +84,54 @@ func (db *DB) SaveAnnouncements(ctx context.Context, given ...tidelock.Announcem
 		if err != nil {
 			return err
 		}
-		for i, a := range sorted {
-			if _, lives := slices.BinarySearch(living, a.Agent); !lives {
-				continue
+		for rest := sorted; len(rest) > 0; {
+			first := rest[0]
+			n := slices.IndexFunc(rest, func(a tidelock.Announcement) bool {
+				return a.Agent != first.Agent || a.Source != first.Source
+			})
+			if n < 0 {
+				n = len(rest)
 			}
-			_, err := s.exec(ctx, upsertAnnouncement, a.Agent, a.Source, a.Number, a.Project, []byte(a.Ref), a.Commit, a.Push, a.State, a.Message,
-				a.SentAt, a.AnnouncedAt, a.CalledAt, a.AnsweredAt, a.HandledAt, a.FetchedAt, a.Via, a.Attempts)
-			if err != nil {
-				return fmt.Errorf("write announcement: %w", err)
+			if _, lives := slices.BinarySearch(living, first.Agent); lives {
+				if err := s.saveOfSource(ctx, rest[:n]); err != nil {
+					return err
+				}
 			}
-			if i+1 < len(sorted) && sorted[i+1].Agent == a.Agent && sorted[i+1].Source == a.Source {
-				continue // the rest is done once for each source
-			}
-			if _, err := s.exec(ctx, closeAnnouncements, a.Agent, a.Source, a.Agent, a.Source); err != nil {
-				return fmt.Errorf("close announcements: %w", err)
-			}
-			if _, err := s.exec(ctx, trimAnnouncements, a.Agent, a.Source, a.Agent, a.Source, keptAnnouncements); err != nil {
-				return fmt.Errorf("trim announcements: %w", err)
-			}
+			rest = rest[n:]
 		}
 		return nil
 	})
+}
+
+// saveOfSource saves announcements of one source in order of number. News of
+// the latest number, which is most, changes nothing about the others.
+func (s session) saveOfSource(ctx context.Context, announcements []tidelock.Announcement) error {
+	onlyLatest := true
+	for _, a := range announcements {
+		args := []any{
+			a.Project, []byte(a.Ref), a.Commit, a.Push, a.State, a.Message, a.SentAt, a.AnnouncedAt,
+			a.CalledAt, a.AnsweredAt, a.HandledAt, a.FetchedAt, a.Via, a.Attempts, a.Agent, a.Source, a.Number,
+		}
+		n, err := s.exec(ctx, updateLatest, args...)
+		if err == nil && n == 0 {
+			onlyLatest = false
+			_, err = s.exec(ctx, upsertAnnouncement, args...)
+		}
+		if err != nil {
+			return fmt.Errorf("write announcement: %w", err)
+		}
+	}
+	if onlyLatest {
+		return nil
+	}
+	agent, source := announcements[0].Agent, announcements[0].Source
+	if _, err := s.exec(ctx, closeAnnouncements, agent, source, agent, source); err != nil {
+		return fmt.Errorf("close announcements: %w", err)
+	}
+	if _, err := s.exec(ctx, trimAnnouncements, agent, source, agent, source, keptAnnouncements); err != nil {
+		return fmt.Errorf("trim announcements: %w", err)
+	}
+	return nil
 }
 
 func (db *DB) Announcements(ctx context.Context, f tidelock.AnnouncementFilter, p tidelock.Page) ([]tidelock.Announcement, int, error) {

@@ -19,6 +19,9 @@ func scanNamespace(row scanner) (n tidelock.Namespace, err error) {
 // CreateNamespace makes a group, with its creator, unless 0, as its Owner.
 func (db *DB) CreateNamespace(ctx context.Context, n tidelock.Namespace, creator tidelock.UserID) (tidelock.Namespace, error) {
 	err := db.write(ctx, func(s session) (err error) {
+		if err := s.changeRoutes(ctx); err != nil {
+			return err
+		}
 		if n, err = s.createNamespace(ctx, "path", n); err != nil || creator == 0 {
 			return err
 		}
@@ -41,9 +44,6 @@ const insertNamespace = `
 // createNamespace makes a namespace of either kind; field is what is at
 // fault if its path is taken.
 func (s session) createNamespace(ctx context.Context, field string, n tidelock.Namespace) (tidelock.Namespace, error) {
-	if err := s.changeRoutes(ctx); err != nil {
-		return n, err
-	}
 	if err := s.derive(ctx, n.Parent, n.Path, n.Name, &n.FullPath, &n.FullName); err != nil {
 		return n, err
 	}

@@ -37,10 +37,11 @@ func openPostgres(ctx context.Context, target string) (*DB, error) {
 	db := &DB{
 		dialect: dialect{
 			rebind:           dollars,
-			in:               "SELECT id::BIGINT FROM jsonb_array_elements_text(?::JSONB) AS id",
+			in:               "SELECT ids.id::BIGINT FROM jsonb_array_elements_text(?::JSONB) AS ids (id)",
 			lockRow:          " FOR NO KEY UPDATE",
 			lockRoutes:       "LOCK TABLE routes IN SHARE ROW EXCLUSIVE MODE",
-			retryable:        func(err error) bool { c := postgresCode(err); return c == "40001" || c == "40P01" },
+			contended:        func(err error) bool { c := postgresCode(err); return c == "40001" || c == "40P01" },
+			attempts:         5,
 			missingReference: func(err error) bool { return postgresCode(err) == "23503" },
 		},
 		reads:  main,

@@ -37,6 +37,9 @@ func (db *DB) RecordPush(ctx context.Context, p tidelock.Push) (tidelock.Push, e
 		if err := s.row(ctx, lockProject+s.lockRow, p.Project).Scan(&locked); err != nil {
 			return readError("project", err)
 		}
+		if len(given) > 1 {
+			s = s.rarely()
+		}
 		heads, err := s.headsOf(ctx, p.Project, given)
 		if err != nil {
 			return err

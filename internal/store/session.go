@@ -26,10 +26,6 @@ type pool struct {
 	wanted   map[string]bool // used once, not prepared yet
 }
 
-// maxPrepared bounds what a pool prepares. The constant texts are fewer;
-// beyond it are only variations of lists, which run unprepared.
-const maxPrepared = 200
-
 // statement returns the prepared form of a text, or nil if it has none yet.
 func (p *pool) statement(text string) *sql.Stmt {
 	if !p.prepare {
@@ -40,12 +36,10 @@ func (p *pool) statement(text string) *sql.Stmt {
 	if s := p.prepared[text]; s != nil {
 		return s
 	}
-	if len(p.prepared)+len(p.wanted) < maxPrepared {
-		if p.wanted == nil {
-			p.wanted = map[string]bool{}
-		}
-		p.wanted[text] = true
+	if p.wanted == nil {
+		p.wanted = map[string]bool{}
 	}
+	p.wanted[text] = true
 	return nil
 }
 
@@ -89,6 +83,25 @@ type session struct {
 	*dialect
 	pool *pool
 	tx   *sql.Tx // nil outside a transaction
+	rare bool    // its texts have too many forms to be prepared
+}
+
+// rarely returns a session for texts that are put together as needed.
+func (s session) rarely() session {
+	s.rare = true
+	return s
+}
+
+// prepared returns the prepared form of a text, or nil.
+func (s session) prepared(ctx context.Context, text string) *sql.Stmt {
+	if s.rare {
+		return nil
+	}
+	stmt := s.pool.statement(text)
+	if stmt != nil && s.tx != nil {
+		return s.tx.StmtContext(ctx, stmt)
+	}
+	return stmt
 }
 
 // point returns a session for a query that stands alone.
@@ -124,14 +137,12 @@ func (db *DB) inTurn(ctx context.Context, p *pool, fn func(session) error) error
 		}
 	}
 	p.prepareWanted(ctx)
-
-	const attempts = 5
 	for n := 1; ; n++ {
 		err := db.transact(ctx, p, nil, fn)
-		if err == nil || !db.retryable(err) {
+		if err == nil || !db.contended(err) {
 			return err
 		}
-		if n == attempts || ctx.Err() != nil {
+		if n >= db.attempts || ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", tidelock.Errorf(tidelock.Unavailable, "the database is busy; try again"), err)
 		}
 	}
@@ -154,18 +165,14 @@ func (db *DB) transact(ctx context.Context, p *pool, opts *sql.TxOptions, fn fun
 
 // exec runs a statement and returns the number of rows it changed.
 func (s session) exec(ctx context.Context, text string, args ...any) (int64, error) {
-	args = bind(args)
 	var result sql.Result
 	var err error
-	switch stmt := s.pool.statement(text); {
-	case stmt != nil && s.tx != nil:
-		result, err = s.tx.StmtContext(ctx, stmt).ExecContext(ctx, args...)
-	case s.tx != nil:
-		result, err = s.tx.ExecContext(ctx, s.rebind(text), args...)
-	case stmt != nil:
-		result, err = stmt.ExecContext(ctx, args...)
-	default:
-		result, err = s.pool.ExecContext(ctx, s.rebind(text), args...)
+	if stmt := s.prepared(ctx, text); stmt != nil {
+		result, err = stmt.ExecContext(ctx, bind(args)...)
+	} else if s.tx != nil {
+		result, err = s.tx.ExecContext(ctx, s.rebind(text), bind(args)...)
+	} else {
+		result, err = s.pool.ExecContext(ctx, s.rebind(text), bind(args)...)
 	}
 	if err != nil {
 		return 0, err
@@ -175,29 +182,24 @@ func (s session) exec(ctx context.Context, text string, args ...any) (int64, err
 
 // row runs a query for one row.
 func (s session) row(ctx context.Context, text string, args ...any) *sql.Row {
-	args = bind(args)
-	switch stmt := s.pool.statement(text); {
-	case stmt != nil && s.tx != nil:
-		return s.tx.StmtContext(ctx, stmt).QueryRowContext(ctx, args...)
-	case s.tx != nil:
-		return s.tx.QueryRowContext(ctx, s.rebind(text), args...)
-	case stmt != nil:
-		return stmt.QueryRowContext(ctx, args...)
+	if stmt := s.prepared(ctx, text); stmt != nil {
+		return stmt.QueryRowContext(ctx, bind(args)...)
 	}
-	return s.pool.QueryRowContext(ctx, s.rebind(text), args...)
+	if s.tx != nil {
+		return s.tx.QueryRowContext(ctx, s.rebind(text), bind(args)...)
+	}
+	return s.pool.QueryRowContext(ctx, s.rebind(text), bind(args)...)
 }
 
+// rows runs a query for any number of rows.
 func (s session) rows(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
-	args = bind(args)
-	switch stmt := s.pool.statement(text); {
-	case stmt != nil && s.tx != nil:
-		return s.tx.StmtContext(ctx, stmt).QueryContext(ctx, args...)
-	case s.tx != nil:
-		return s.tx.QueryContext(ctx, s.rebind(text), args...)
-	case stmt != nil:
-		return stmt.QueryContext(ctx, args...)
+	if stmt := s.prepared(ctx, text); stmt != nil {
+		return stmt.QueryContext(ctx, bind(args)...)
 	}
-	return s.pool.QueryContext(ctx, s.rebind(text), args...)
+	if s.tx != nil {
+		return s.tx.QueryContext(ctx, s.rebind(text), bind(args)...)
+	}
+	return s.pool.QueryContext(ctx, s.rebind(text), bind(args)...)
 }
 
 // scanner is a row, of one or of many.
@@ -409,6 +411,7 @@ var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 // page reads one page of a list, and counts all of it.
 func page[T any](ctx context.Context, s session, nouns string, l list, p tidelock.Page, scan func(scanner) (T, error)) ([]T, int, error) {
+	s = s.rarely()
 	from := " FROM " + l.from
 	if len(l.where) > 0 {
 		from += " WHERE " + strings.Join(l.where, " AND ")

@@ -54,7 +54,7 @@ const selectAgentSessions = `
 	SELECT agent_id, instance, server, token_id, version, build_commit,
 		pod_namespace, pod_name, kubernetes_version, leader, connected_at, last_seen
 	FROM agent_sessions
-	WHERE ? IN (0, agent_id)
+	WHERE CAST(? AS BIGINT) IN (0, agent_id)
 	ORDER BY agent_id, instance`
 
 func scanAgentSession(row scanner) (a tidelock.AgentSession, err error) {

@@ -46,7 +46,8 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 		dialect: dialect{
 			rebind:           func(text string) string { return text },
 			in:               "SELECT value FROM json_each(?)",
-			retryable:        func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+			contended:        func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+			attempts:         1, // it has waited for its turn
 			missingReference: func(err error) bool { return sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY },
 		},
 		turn: make(chan struct{}, 1),

@@ -103,9 +103,10 @@ type dialect struct {
 	// lockRoutes lets one transaction at a time change the tree of
 	// namespaces and projects; empty where that is always so.
 	lockRoutes string
-	// retryable reports that a transaction failed only because of another
-	// one, and may be run again.
-	retryable func(error) bool
+	// contended reports that a transaction failed only because of another
+	// one. It is tried this many times.
+	contended func(error) bool
+	attempts  int
 	// missingReference reports that a row names another that does not exist.
 	missingReference func(error) bool
 

@@ -35,6 +35,11 @@ const insertUser = `
 	RETURNING id`
 
 func (s session) createUser(ctx context.Context, u tidelock.User) (tidelock.User, error) {
+	if !u.Bot {
+		if err := s.changeRoutes(ctx); err != nil {
+			return u, err
+		}
+	}
 	u.CreatedAt = orNow(u.CreatedAt)
 	err := s.row(ctx, insertUser, u.Username, fold(u.Username), u.Name, fold(u.Name), u.Email,
 		u.Admin, u.Bot, u.Blocked, u.CreatedAt).Scan(&u.ID)
