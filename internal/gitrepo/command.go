@@ -37,6 +37,10 @@ var settings = []string{
 	"core.hooksPath=/dev/null",
 	"core.useReplaceRefs=false", // a pushed refs/replace must not change what others read
 
+	// A push is taken in beside the repository, which git then searches as if it
+	// were another one: it would list all its refs a second time.
+	"core.alternateRefsCommand=true",
+
 	// What git acknowledges is on the disk: loose objects and refs too, which
 	// it leaves to the kernel by default. Directory entries are ours to sync,
 	// see durable.
@@ -50,7 +54,8 @@ var settings = []string{
 	"receive.fsck.missingSpaceBeforeDate=ignore",
 	"receive.fsck.zeroPaddedFilemode=ignore",
 
-	"receive.autogc=false", // Maintain does it, off the path of a push
+	"receive.unpackLimit=1", // a pack is kept as it is
+	"receive.autogc=false",  // Maintain does it, off the path of a push
 	"receive.advertisePushOptions=true",
 	"receive.denyDeleteCurrent=ignore", // rights are decided before git runs
 	"uploadpack.allowFilter=true",
@@ -201,6 +206,14 @@ func complains(err error, phrases ...string) bool {
 		}
 	}
 	return false
+}
+
+// died reports whether err is a git that gave up in the way it does when it
+// cannot go on, rather than one that was killed or could not start.
+func died(err error) bool {
+	const fatal = 128
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return ok && exit.ExitCode() == fatal
 }
 
 // slots bound how many processes run at once.

@@ -27,7 +27,7 @@ type PackRequest struct {
 // early, so the caller bounds In in size and time.
 //
 // An error that began in In keeps its kind. A request that git does not
-// understand is of kind Invalid.
+// understand, and does not answer, is of kind Invalid.
 func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
 	args := []string{"upload-pack", "--stateless-rpc", "--strict"}
 	if req.Advertise {
@@ -35,11 +35,24 @@ func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
 		req.In = nil
 	}
 	cmd := r.disk.command(r, append(args, r.dir)...)
-	err := r.serve(ctx, cmd, req.Protocol, req.In, req.Out)
-	if !req.Advertise && complains(err, "protocol error", "git upload-pack: expected", "unknown capability", "unexpected line") {
-		return tidelock.Errorf(tidelock.Invalid, "the request is not in git's protocol: %v", err)
+	out := &sink{out: req.Out}
+	err := r.serve(ctx, cmd, req.Protocol, req.In, out)
+	if !req.Advertise && !out.used && tidelock.KindOf(err) == tidelock.Internal && died(err) {
+		r.disk.log.WarnContext(ctx, "fetch not understood", "project", r.id, "error", err)
+		return tidelock.Errorf(tidelock.Invalid, "git does not understand the request")
 	}
 	return err
+}
+
+// A sink remembers whether anything went through.
+type sink struct {
+	out  io.Writer
+	used bool
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.used = true
+	return s.out.Write(p)
 }
 
 // A ReceiveRequest is one push.

@@ -175,11 +175,11 @@ func TestCompressedRequests(t *testing.T) {
 		z.Write(zeros)
 	}
 	z.Close()
-	for _, service := range []string{"git-upload-pack", "git-receive-pack"} {
+	for service, want := range map[string]int{"git-upload-pack": 413, "git-receive-pack": 400} {
 		response, body := w.post("people/site.git", service, request.Bytes(), http.Header{
 			"Content-Encoding": {"gzip"}, "Private-Token": {w.developer.token}})
-		if response.StatusCode != 400 {
-			t.Errorf("answer of %s to a bomb: %d %q, want 400", service, response.StatusCode, body)
+		if response.StatusCode != want {
+			t.Errorf("answer of %s to a bomb: %d %q, want %d", service, response.StatusCode, body, want)
 		}
 	}
 	w.intact()

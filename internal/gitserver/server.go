@@ -148,6 +148,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if e, ok := errors.AsType[*statusError](err); ok {
 		code = e.code
 	}
+	if e, ok := errors.AsType[*tidelock.Error](err); ok {
+		message = e.Error() // without what it is wrapped in, or joined with
+	}
 	switch tidelock.KindOf(err) {
 	case tidelock.Invalid:
 		code = http.StatusBadRequest

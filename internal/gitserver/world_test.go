@@ -52,8 +52,12 @@ type options struct {
 	http2    bool
 }
 
+// newWorld also lets the test run beside others: most of each is waiting.
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
+	if test, ok := t.(*testing.T); ok {
+		test.Parallel()
+	}
 	ctx := t.Context()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir := t.TempDir()
