@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -382,27 +383,7 @@ func (a *announcer) write(ctx context.Context, received <-chan error) error {
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
 	defer retry.Stop()
-	// What the writer is blocked in ends with the stream's write deadline.
-	stop := make(chan struct{})
-	defer close(stop)
-	response := callOf(ctx).response
-	var guards sync.WaitGroup
-	defer guards.Wait()
-	guards.Go(func() {
-		select {
-		case <-stop:
-			return
-		case <-a.aborted:
-		case <-a.session.tunnel.Draining():
-		}
-		cut := time.NewTimer(abortTime)
-		defer cut.Stop()
-		select {
-		case <-stop:
-		case <-cut.C:
-			response.SetWriteDeadline(time.Now())
-		}
-	})
+	defer a.guard(callOf(ctx).response)()
 	delay := firstRetry
 	for {
 		select {
@@ -434,6 +415,32 @@ func (a *announcer) write(ctx context.Context, received <-chan error) error {
 		default:
 			delay = firstRetry
 		}
+	}
+}
+
+// guard cuts the stream when it has to end but its writer is stuck, because
+// the agent does not read. The returned function ends the guard.
+func (a *announcer) guard(response *http.ResponseController) (end func()) {
+	stop := make(chan struct{})
+	var guard sync.WaitGroup
+	guard.Go(func() {
+		select {
+		case <-stop:
+			return
+		case <-a.aborted:
+		case <-a.session.tunnel.Draining():
+		}
+		cut := time.NewTimer(abortTime)
+		defer cut.Stop()
+		select {
+		case <-stop:
+		case <-cut.C:
+			response.SetWriteDeadline(time.Now())
+		}
+	})
+	return func() {
+		close(stop)
+		guard.Wait()
 	}
 }
 

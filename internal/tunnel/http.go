@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,7 +19,44 @@ func (s *Session) Client() *http.Client {
 	t := s.transport()
 	t.MaxConnsPerHost = 1
 	t.Protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: t}
+	return &http.Client{Transport: cancelling{t}}
+}
+
+// cancelling makes the end of a request's context end its body. net/http waits
+// for the next piece of a streamed body before it looks at the context, so a
+// call that is cancelled while it has nothing to say would hang.
+type cancelling struct{ next http.RoundTripper }
+
+func (c cancelling) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return c.next.RoundTrip(req)
+	}
+	stop := context.AfterFunc(req.Context(), func() { req.Body.Close() })
+	resp, err := c.next.RoundTrip(req)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	resp.Body = watchedBody{resp.Body, stop}
+	return resp, nil
+}
+
+func (c cancelling) CloseIdleConnections() {
+	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// A watchedBody stops watching the request's context when the answer is done
+// with.
+type watchedBody struct {
+	io.ReadCloser
+	stop func() bool
+}
+
+func (b watchedBody) Close() error {
+	b.stop()
+	return b.ReadCloser.Close()
 }
 
 // RoundTripper sends requests as HTTP/1.1, each on a stream of its own at a

@@ -101,6 +101,35 @@ func TestRPCBidirectionalStream(t *testing.T) {
 	}
 }
 
+// TestCancelEndsASilentStream cancels a call whose body has nothing to say;
+// net/http alone would wait for the body's next piece.
+func TestCancelEndsASilentStream(t *testing.T) {
+	p := connected(t)
+	ended := make(chan struct{})
+	serving(t, p.server, p.server.ServeHTTP2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		close(ended)
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	body, writer := io.Pipe()
+	defer writer.Close()
+	req, _ := http.NewRequestWithContext(ctx, "POST", "http://x/", body)
+	resp, err := p.agent.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	read := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, resp.Body)
+		close(read)
+	}()
+	cancel()
+	await(t, "the answer to end", read)
+	await(t, "the handler's context to end", ended)
+}
+
 func TestHandlerContextEndsWithTheSession(t *testing.T) {
 	p := connected(t)
 	running, ended := make(chan struct{}), make(chan struct{})
