@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+)
+
+// outputFlag is the -o of commands that print something.
+type outputFlag string
+
+func (o *outputFlag) add(cmd *cobra.Command) {
+	*o = "table"
+	cmd.Flags().VarP(o, "output", "o", "table or json")
+}
+
+func (o *outputFlag) String() string { return string(*o) }
+func (o *outputFlag) Type() string   { return "format" }
+
+func (o *outputFlag) Set(value string) error {
+	if value != "table" && value != "json" {
+		return fmt.Errorf("must be table or json")
+	}
+	*o = outputFlag(value)
+	return nil
+}
+
+func (o outputFlag) json() bool { return o == "json" }
+
+// printJSON writes one document, as complete as the server gave it.
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// A table lines up columns for people.
+type table struct {
+	w *tabwriter.Writer
+}
+
+func newTable(w io.Writer, header ...string) *table {
+	t := &table{tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)}
+	if len(header) > 0 {
+		t.row(header...)
+	}
+	return t
+}
+
+func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = plain(cell)
+	}
+	fmt.Fprintln(t.w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+}
+
+func (t *table) flush() error { return t.w.Flush() }
+
+// plain keeps text that others wrote from driving the terminal: characters
+// that are invisible, move the cursor or turn the text around become a mark.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+// ago is how long before now a time was, in one unit.
+func ago(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return "never"
+	}
+	switch d := time.Since(*t); {
+	case d < time.Second:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd ago", int(d.Hours()/24))
+	}
+}
+
+// short is a commit's name as people write it.
+func short(commit string) string { return commit[:min(len(commit), 8)] }
+
+// orDash stands in for what is not there.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
