@@ -31,6 +31,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newUserCommand(env),
 		newTokenCommand(env),
 		newPushCommand(env),
+		newBenchCommand(env),
 		newVersionCommand(env),
 		newExitCodesTopic(),
 	)
