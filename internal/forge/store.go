@@ -12,8 +12,9 @@ import (
 // uniqueness a FieldError of kind Conflict naming the attribute ("path",
 // "username", "name") with the text "has already been taken". Names and paths
 // are compared without regard to case and kept as given. Times are UTC, to
-// the microsecond. Lists come in order of id, with the total count before
-// paging, and are never nil.
+// the microsecond; a CreatedAt, UpdatedAt or push's At left zero is now. Lists
+// come in order of id, with the total count before paging, and are never nil.
+// Ids ascend and are never used again.
 //
 // Its conformance suite is internal/store/storetest.
 type Store interface {
@@ -34,8 +35,9 @@ type Store interface {
 	// the derived paths and names of everything below; every project below
 	// keeps its old path as a redirect.
 	UpdateNamespace(context.Context, tidelock.Namespace) (tidelock.Namespace, error)
-	// DeleteNamespace removes an empty group with its members and tokens; it
-	// is a Conflict while a group or project is inside.
+	// DeleteNamespace removes an empty group with its members, tokens and
+	// their bots; it is a Conflict while a group or project is inside, and for
+	// the namespace of a user.
 	DeleteNamespace(context.Context, tidelock.NamespaceID) error
 
 	// CreateProject makes a project; FullPath and FullName are derived from
@@ -48,10 +50,12 @@ type Store interface {
 	// that path now, by one it had before.
 	ProjectByPath(ctx context.Context, fullPath string) (tidelock.Project, error)
 	Projects(context.Context, tidelock.ProjectFilter, tidelock.Page) ([]tidelock.Project, int, error)
-	// UpdateProject writes everything but id, namespace and creation; a
-	// changed path leaves a redirect behind.
+	// UpdateProject writes everything but id, namespace, creator and
+	// creation; a changed path leaves a redirect behind.
 	UpdateProject(context.Context, tidelock.Project) (tidelock.Project, error)
-	// DeleteProject removes the row and all that hangs on it, agents included.
+	// DeleteProject removes the row and all that hangs on it, its agents and
+	// the bots of its tokens included. What agents of other projects were told
+	// of it stays, so that the numbers of a source never start again.
 	DeleteProject(context.Context, tidelock.ProjectID) error
 
 	SetMember(context.Context, tidelock.Member) error // adds or changes
@@ -75,6 +79,7 @@ type Store interface {
 	TokenByHash(ctx context.Context, hash string) (tidelock.Token, error)
 	Tokens(context.Context, tidelock.TokenFilter, tidelock.Page) ([]tidelock.Token, int, error)
 	RevokeToken(context.Context, tidelock.TokenID) error
+	// TouchToken records a use, at most one a minute.
 	TouchToken(context.Context, tidelock.TokenID, time.Time) error
 
 	// RecordPush writes the push, unannounced, and moves the heads it names.
@@ -114,15 +119,20 @@ type Store interface {
 	Grants(context.Context, tidelock.ProjectID) ([]tidelock.Grant, error)
 	Granted(context.Context, tidelock.AgentID, tidelock.ProjectID) (bool, error)
 
-	SaveAgentSession(context.Context, tidelock.AgentSession) error // by agent and instance
+	// SaveAgentSession writes by agent and instance, unless that instance has
+	// a session with a later ConnectedAt.
+	SaveAgentSession(context.Context, tidelock.AgentSession) error
+	// RemoveAgentSession removes a session that the server still holds; none
+	// is no error.
 	RemoveAgentSession(ctx context.Context, agent tidelock.AgentID, instance, server string) error
 	// RemoveStaleSessions removes sessions not seen since a time.
 	RemoveStaleSessions(ctx context.Context, before time.Time) error
 	AgentSessions(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentSession, error) // 0: of all agents
 
 	// SaveAnnouncements writes each by agent, source and number, and closes
-	// older unfinished numbers of the same source. It keeps the newest 100
-	// numbers of a source.
+	// older unfinished numbers of the same source: those that have not
+	// converged and are not gone. It keeps the newest 100 numbers of a source,
+	// and drops those of agents that do not exist.
 	SaveAnnouncements(context.Context, ...tidelock.Announcement) error
 	// Announcements lists newest first; AcceptedAt is taken from the push.
 	Announcements(context.Context, tidelock.AnnouncementFilter, tidelock.Page) ([]tidelock.Announcement, int, error)
