@@ -43,3 +43,29 @@ func (a *API) Replace(method, pattern string, with func() error) {
 	}
 	a.routes = newTree(table)
 }
+
+// ReadAll reads a request's parameters in every way that handlers do, and
+// returns the status of what was wrong with them, 0 for nothing.
+func ReadAll(r *http.Request) int {
+	in := &request{Request: r}
+	err := in.read()
+	if err == nil {
+		for name := range in.values {
+			in.text(name)
+			in.number(name)
+			in.flag(name)
+			in.list(name)
+			in.when(name)
+			in.level(name)
+			in.visibility(name)
+			in.scopes(name)
+		}
+		in.page()
+		in.newToken()
+		err = in.err()
+	}
+	if err == nil {
+		return 0
+	}
+	return answer(err, true).status
+}
