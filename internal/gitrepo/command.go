@@ -54,8 +54,11 @@ var settings = []string{
 	"receive.fsck.missingSpaceBeforeDate=ignore",
 	"receive.fsck.zeroPaddedFilemode=ignore",
 
-	"receive.unpackLimit=1", // a pack is kept as it is
-	"receive.autogc=false",  // Maintain does it, off the path of a push
+	// A pack is kept as it came, which takes half the time of unpacking it
+	// into a file per object, each synced on its own. Maintain joins the packs,
+	// off the path of a push.
+	"receive.unpackLimit=1",
+	"receive.autogc=false",
 	"receive.advertisePushOptions=true",
 	"receive.denyDeleteCurrent=ignore", // rights are decided before git runs
 	"uploadpack.allowFilter=true",

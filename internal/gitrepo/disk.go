@@ -44,7 +44,8 @@ type Config struct {
 	MaxQueries int           // default 4 per CPU
 	MaxWait    time.Duration // default 1m
 
-	// MaintainEvery is how often Maintain looks for repositories to tidy up.
+	// MaintainEvery is how often Maintain looks at repositories that were
+	// pushed to; those with many pushes do not wait for it.
 	MaintainEvery time.Duration // default 1h
 }
 
@@ -60,8 +61,9 @@ type Disk struct {
 	packs         slots
 	queries       slots
 
+	busy   chan struct{} // some repository has had many pushes
 	mu     sync.Mutex
-	pushed map[tidelock.ProjectID]bool // since Maintain last looked
+	pushes map[tidelock.ProjectID]int // since Maintain last looked
 }
 
 // The oldest git that the flags used here work with.
@@ -87,7 +89,8 @@ func Open(ctx context.Context, c Config) (*Disk, error) {
 		opened:        time.Now(),
 		packs:         newSlots(defaultTo(c.MaxPacks, 16*cpus), defaultTo(c.MaxWait, time.Minute)),
 		queries:       newSlots(defaultTo(c.MaxQueries, 4*cpus), defaultTo(c.MaxWait, time.Minute)),
-		pushed:        map[tidelock.ProjectID]bool{},
+		busy:          make(chan struct{}, 1),
+		pushes:        map[tidelock.ProjectID]int{},
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of repositories: %w", err)

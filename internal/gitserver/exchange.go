@@ -12,12 +12,14 @@ import (
 )
 
 // An exchange is the body of one request and of its response. Either side may
-// be slow, but not silent: after idle without a byte it is cut.
+// be slow, but not silent: after idle without a byte it is cut, and so is one
+// that is not done by the end.
 type exchange struct {
 	w    http.ResponseWriter
 	rc   *http.ResponseController
 	body io.Reader
 	idle time.Duration
+	end  time.Time
 
 	contentType string
 	started     bool  // the header is sent; before, an error can still be told
@@ -27,13 +29,16 @@ type exchange struct {
 }
 
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request, contentType string) *exchange {
-	return &exchange{w: w, rc: http.NewResponseController(w), body: r.Body, idle: s.idle, contentType: contentType}
+	return &exchange{
+		w: w, rc: http.NewResponseController(w), body: r.Body,
+		idle: s.idle, end: time.Now().Add(s.longest), contentType: contentType,
+	}
 }
 
 // Read reads the request as it came, compressed or not.
 func (x *exchange) Read(p []byte) (int, error) {
 	// A connection without deadlines is somebody's test; it just cannot be cut.
-	_ = x.rc.SetReadDeadline(time.Now().Add(x.idle))
+	_ = x.rc.SetReadDeadline(x.deadline())
 	n, err := x.body.Read(p)
 	x.read += int64(n)
 	if err != nil {
@@ -42,15 +47,22 @@ func (x *exchange) Read(p []byte) (int, error) {
 		x.ended = errors.Is(err, io.EOF)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = tidelock.Errorf(tidelock.Unavailable, "the client sent nothing for %v", x.idle)
+		err = tidelock.Errorf(tidelock.Unavailable, "the client is too slow: it sent nothing for %v, or not all in time", x.idle)
 	}
 	return n, err
+}
+
+func (x *exchange) deadline() time.Time {
+	if idle := time.Now().Add(x.idle); idle.Before(x.end) {
+		return idle
+	}
+	return x.end
 }
 
 // Write sends a part of the response at once. The first one sends the header.
 func (x *exchange) Write(p []byte) (int, error) {
 	x.start()
-	_ = x.rc.SetWriteDeadline(time.Now().Add(x.idle))
+	_ = x.rc.SetWriteDeadline(x.deadline())
 	n, err := x.w.Write(p)
 	x.written += int64(n)
 	if err == nil {
@@ -123,10 +135,10 @@ func (x *exchange) start() {
 // that it comes to read why.
 const maxOverrun = 32 << 20
 
-// end completes the response, which may be empty, and hears the client out.
+// finish completes the response, which may be empty, and hears the client out.
 // One that does not come to an end is cut: net/http cannot go on with a
 // connection on which both sides talked and one is not done.
-func (x *exchange) end() {
+func (x *exchange) finish() {
 	x.start()
 	if !x.ended {
 		_, _ = io.CopyN(io.Discard, x, maxOverrun)

@@ -204,6 +204,31 @@ func TestStallingClients(t *testing.T) {
 	w.intact()
 }
 
+// A client that is never silent, but never done, is cut as well.
+func TestClientThatDribbles(t *testing.T) {
+	w := newWorld(t, options{idle: 10 * time.Second, longest: 500 * time.Millisecond})
+	for name, sent := range map[string][]byte{
+		"before the commands": []byte("00"),
+		"in the pack":         create(tidelock.CommitID(strings.Repeat("1", 40)), "slow"),
+	} {
+		conn := w.raw("git-receive-pack", sent)
+		started := time.Now()
+		for time.Since(started) < 8*time.Second {
+			if _, err := conn.Write([]byte("1\r\n0\r\n")); err != nil {
+				break
+			}
+			must(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+			if _, err := conn.Read(make([]byte, 1000)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+		}
+		if took := time.Since(started); took > 5*time.Second {
+			t.Errorf("%s: the client still was connected after %v", name, took)
+		}
+	}
+	w.intact()
+}
+
 // A client that reads nothing of a large answer is cut too.
 func TestClientThatDoesNotRead(t *testing.T) {
 	w := newWorld(t, options{idle: 200 * time.Millisecond})

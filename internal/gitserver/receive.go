@@ -35,7 +35,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 		return err
 	}
 	if len(push.commands) == 0 {
-		x.end() // the client only wanted to know whether it may
+		x.finish() // the client only wanted to know whether it may
 		return nil
 	}
 	ctx, span := s.tracer.Start(r.Context(), "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
@@ -62,7 +62,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 	if err != nil {
 		return err
 	}
-	x.end()
+	x.finish()
 	return nil
 }
 

@@ -48,7 +48,7 @@ func (s *Server) fetch(r *http.Request, x *exchange, project tidelock.Project, r
 		// or asked for what is not there, is no trouble of ours.
 		s.log.DebugContext(ctx, "fetch ended early", "project", project.ID, "error", err)
 	}
-	x.end()
+	x.finish()
 	return nil
 }
 
@@ -98,6 +98,6 @@ func (s *Server) advertiseReceive(w http.ResponseWriter, r *http.Request, projec
 	if _, err := x.Write(b); err != nil {
 		s.log.DebugContext(r.Context(), "client left", "project", project.ID, "error", err)
 	}
-	x.end()
+	x.finish()
 	return nil
 }

@@ -49,6 +49,7 @@ type person struct {
 type options struct {
 	maxInput int64
 	idle     time.Duration
+	longest  time.Duration
 	http2    bool
 }
 
@@ -76,7 +77,7 @@ func newWorld(t testing.TB, o options) *world {
 	w := &world{t: t, store: &faultyStore{Store: db}, disk: disk}
 	w.Forge, err = forge.New(forge.Config{Store: w.store, Repos: disk, Bus: hints, Log: log})
 	must(t, err)
-	git := gitserver.New(gitserver.Config{Forge: w.Forge, Repos: disk, Log: log, Idle: o.idle})
+	git := gitserver.New(gitserver.Config{Forge: w.Forge, Repos: disk, Log: log, Idle: o.idle, Longest: o.longest})
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if !gitserver.Matches(r) {
 			http.Error(rw, "not git's", http.StatusTeapot)
