@@ -78,6 +78,8 @@ type Controller struct {
 	resolutions map[tidelock.SourceID]bool      // whether the server serves it
 	keys        map[tidelock.SourceID]receiverKey
 	cleaned     map[tidelock.SourceID]types.UID // sources known to have no Secret of ours
+	foreign     map[tidelock.SourceID]types.UID // sources whose Secret's name is taken
+	nudged      map[tidelock.SourceID]time.Time // when its Receiver was last asked to be looked at
 	stuck       map[types.NamespacedName]types.UID
 	calls       []call // ready to be made
 	feed        *Feed
@@ -335,6 +337,8 @@ func (c *Controller) reset() {
 	c.resolutions = make(map[tidelock.SourceID]bool)
 	c.keys = make(map[tidelock.SourceID]receiverKey)
 	c.cleaned = make(map[tidelock.SourceID]types.UID)
+	c.foreign = make(map[tidelock.SourceID]types.UID)
+	c.nudged = make(map[tidelock.SourceID]time.Time)
 	c.stuck = make(map[types.NamespacedName]types.UID)
 	c.calls = nil
 	c.synced = false
@@ -422,6 +426,8 @@ func (c *Controller) drop(key types.NamespacedName) {
 	delete(c.tracks, key)
 	delete(c.keys, id)
 	delete(c.cleaned, id)
+	delete(c.foreign, id)
+	delete(c.nudged, id)
 	c.tell(key, nil)
 }
 

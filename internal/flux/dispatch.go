@@ -201,8 +201,6 @@ func (c *Controller) wish(id tidelock.SourceID, repo *sourcev1.GitRepository) wi
 	switch {
 	case c.matches == nil:
 		return undecided
-	case repo.DeletionTimestamp != nil:
-		return undecided // what is ours goes with it
 	case !c.belongs(&o):
 		return wantNoReceiver
 	case !known:
@@ -239,12 +237,35 @@ func (c *Controller) rememberKey(id tidelock.SourceID, uid types.UID, key []byte
 	defer c.mu.Unlock()
 	c.keys[id] = receiverKey{uid: uid, key: key, readAt: time.Now()}
 	delete(c.cleaned, id)
+	delete(c.foreign, id)
 }
 
 func (c *Controller) forgetKey(id tidelock.SourceID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.keys, id)
+}
+
+// firstForeign reports whether it is news that the Secret's name is taken.
+func (c *Controller) firstForeign(id tidelock.SourceID, uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.foreign[id]
+	c.foreign[id] = uid
+	return before != uid
+}
+
+// mayNudge reports whether a Receiver may be asked to be looked at, which is
+// once in a while: each time it fails, it tells us.
+func (c *Controller) mayNudge(id tidelock.SourceID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if now.Sub(c.nudged[id]) < awaitReceiver {
+		return false
+	}
+	c.nudged[id] = now
+	return true
 }
 
 // clean reports whether a source that is to have no Secret of ours is known

@@ -53,6 +53,9 @@ func (s *session) Reconcile(ctx context.Context, request reconcile.Request) (rec
 		// What belonged to a deleted source is collected with it.
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
+	if repo.DeletionTimestamp != nil {
+		return reconcile.Result{}, nil // what is ours goes with it
+	}
 	r := &receiverStep{session: s, repo: &repo, id: id, name: s.owner.name(repo.Name, repo.UID)}
 	if err := r.find(ctx); err != nil {
 		return reconcile.Result{}, err
@@ -104,10 +107,15 @@ func (r *receiverStep) ensure(ctx context.Context) (reconcile.Result, error) {
 	if r.receiver != nil && r.receiver.DeletionTimestamp != nil {
 		return r.awaitDeletion()
 	}
+	if r.receiver != nil && r.broken() {
+		r.forgetKey(r.id) // likely the Secret is gone
+	}
 	key, err := r.ensureSecret(ctx)
 	if errors.Is(err, errForeign) {
 		r.setHook(r.id, r.repo.UID, nil)
-		r.log.WarnContext(ctx, "secret of the receiver's name is not ours; the source is triggered by annotation", "source", r.id, "secret", r.name)
+		if r.firstForeign(r.id, r.repo.UID) {
+			r.log.WarnContext(ctx, "secret of the receiver's name is not ours; the source is triggered by annotation", "source", r.id, "secret", r.name)
+		}
 		return reconcile.Result{RequeueAfter: jitter(resyncReceivers)}, nil
 	}
 	if err != nil {
@@ -236,13 +244,20 @@ func (r *receiverStep) ready() bool {
 		!r.receiver.Spec.Suspend
 }
 
+// broken reports whether notification-controller could not make sense of the
+// Receiver.
+func (r *receiverStep) broken() bool {
+	return apimeta.IsStatusConditionFalse(r.receiver.Status.Conditions, meta.ReadyCondition)
+}
+
 // nudge asks notification-controller to look at the Receiver again, unless it
-// has been asked already.
+// is about to, or was asked a moment ago.
 func (r *receiverStep) nudge(ctx context.Context) (reconcile.Result, error) {
-	requested := r.receiver.Annotations[meta.ReconcileRequestAnnotation]
-	waiting := requested != r.receiver.Status.LastHandledReconcileAt ||
-		r.receiver.Status.ObservedGeneration != r.receiver.Generation
-	if !waiting && !r.receiver.Spec.Suspend {
+	status := r.receiver.Status
+	waiting := r.receiver.Spec.Suspend ||
+		status.ObservedGeneration != r.receiver.Generation && !r.broken() ||
+		status.LastHandledReconcileAt != r.receiver.Annotations[meta.ReconcileRequestAnnotation]
+	if !waiting && r.mayNudge(r.id) {
 		if err := r.apply(ctx, requestStamp(time.Now())); err != nil {
 			return reconcile.Result{}, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -61,31 +62,30 @@ func (i installation) missing() string {
 
 // watch runs one session after the other until ctx is done.
 func (c *Controller) watch(ctx context.Context) {
-	var last string
+	var told string
+	warn := func(reason string) {
+		if reason != told && reason != "" && ctx.Err() == nil {
+			c.log.WarnContext(ctx, "cannot work with all of Flux", "reason", reason)
+		}
+		told = reason
+	}
 	for failures := 1; ctx.Err() == nil; failures++ {
 		found, err := c.discover(ctx)
 		if err == nil {
 			c.setInstallation(found)
-			if found.sources {
-				started := time.Now()
-				err = c.runSession(ctx, found)
-				if time.Since(started) > syncTimeout {
-					failures = 0
-				}
+			warn(found.missing())
+		}
+		if found.sources {
+			started := time.Now()
+			err = c.runSession(ctx, found)
+			if time.Since(started) > syncTimeout {
+				failures = 0
 			}
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		detail := found.missing()
 		if err != nil {
-			detail = err.Error()
-			c.setDetail(detail)
+			c.setDetail(err.Error())
+			warn(err.Error())
 		}
-		if detail != last && detail != "" {
-			c.log.WarnContext(ctx, "cannot work with Flux", "reason", detail)
-		}
-		last = detail
 		pause(ctx, backoff(absentPollFirst, absentPollMax, failures))
 	}
 }
@@ -191,10 +191,14 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 		return err
 	}
 	c.log.InfoContext(ctx, "watching Flux", "sources", c.Status().Sources, "receivers", found.receivers)
-	for pause(ctx, presentPoll) {
+	poll := presentPoll
+	if found.missing() != "" {
+		poll = absentPollMax
+	}
+	for pause(ctx, poll) {
 		now, err := c.discover(ctx)
 		if err == nil && now != found {
-			c.log.InfoContext(ctx, "the installation of Flux has changed", "missing", now.missing())
+			c.log.InfoContext(ctx, "the installation of Flux has changed")
 			return nil
 		}
 	}
@@ -216,7 +220,7 @@ func (s *session) newManager() (manager.Manager, error) {
 	m, err := manager.New(s.rest, manager.Options{
 		Scheme:                  scheme,
 		MapperProvider:          func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) { return restMapper(), nil },
-		Logger:                  logr.FromSlogHandler(s.log.Handler()),
+		Logger:                  s.quietLog(),
 		Metrics:                 metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress:  "0",
 		GracefulShutdownTimeout: &timeout,
@@ -244,7 +248,7 @@ func (s *session) newManager() (manager.Manager, error) {
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
 		WatchesRawSource(source.Func(s.takeQueue)).
 		WithLogConstructor(func(request *reconcile.Request) logr.Logger {
-			logger := logr.FromSlogHandler(s.log.Handler())
+			logger := s.quietLog()
 			if request != nil {
 				logger = logger.WithValues("source", sourceID(request.NamespacedName))
 			}
@@ -259,6 +263,11 @@ func (s *session) newManager() (manager.Manager, error) {
 		return nil, fmt.Errorf("make the receivers' controller: %w", err)
 	}
 	return m, nil
+}
+
+// quietLog is for controller-runtime, whose information is our debugging.
+func (s *session) quietLog() logr.Logger {
+	return logr.FromSlogHandler(s.log.Handler()).V(int(slog.LevelInfo - slog.LevelDebug))
 }
 
 // takeQueue lets the Controller ask for reconciliations.
