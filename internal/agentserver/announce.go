@@ -567,16 +567,15 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 		a.mark(src.id, it.why) // its events were not heard while we looked
 		return nil
 	}
+	if src.servedAs != 0 && (!w.served || src.servedAs != w.project) {
+		// Whatever comes next starts from what Flux has then.
+		src.told, src.commit = false, ""
+		if src.unfinished() {
+			a.closeRecord(src.record, "the source no longer leads to a project that the agent may be told of")
+		}
+	}
 	if src.answer(w) {
 		out = append(out, resolution(src.id, w))
-	}
-	if !w.served {
-		if src.unfinished() {
-			a.closeRecord(src.record, "the agent may no longer be told of the project")
-		}
-		// Should it be told again one day, it starts from what Flux has then.
-		src.told, src.commit = false, ""
-		return out
 	}
 	if !src.due(w) || (a.server.DisableResync && it.why != event) {
 		return out

@@ -112,7 +112,7 @@ func newWorldWith(t *testing.T, c agentserver.Config) *world {
 func (w *world) start() {
 	w.t.Helper()
 	c := w.config
-	w.metrics = prometheus.NewRegistry()
+	w.metrics = prometheus.NewPedanticRegistry()
 	c.Metrics = w.metrics
 	server, err := agentserver.New(c)
 	check(w.t, err)
@@ -134,6 +134,9 @@ func (w *world) start() {
 		}
 	})
 }
+
+// logged reports whether the log has a line with a text.
+func (w *world) logged(text string) bool { return strings.Contains(w.log.String(), text) }
 
 func check(t *testing.T, err error) {
 	t.Helper()
