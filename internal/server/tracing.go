@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -23,7 +24,7 @@ func openTracing(ctx context.Context, c Config, log *slog.Logger) (tracing, erro
 	if c.OTLPEndpoint == "" {
 		return tracing{noop.NewTracerProvider(), func(context.Context) error { return nil }}, nil
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(c.OTLPEndpoint))
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(strings.TrimRight(c.OTLPEndpoint, "/")+"/v1/traces"))
 	if err != nil {
 		return tracing{}, fmt.Errorf("open the trace exporter: %w", err)
 	}

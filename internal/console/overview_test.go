@@ -1,0 +1,106 @@
+package console
+
+import (
+	"testing"
+	"time"
+
+	"tidelock.dev"
+)
+
+func TestPushRow(t *testing.T) {
+	at := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	push := tidelock.Push{At: at, Updates: []tidelock.RefUpdate{
+		{Ref: "refs/heads/main", Old: "a", New: "b", Commit: "b"},
+		{Ref: "refs/tags/v1", New: "c", Commit: "d"},
+		{Ref: "refs/heads/old", Old: "a"},
+		{Ref: "refs/notes/commits", New: "e", Commit: "e"},
+	}}
+	row := pushRowOf(push, "team/site", "ada", []tidelock.Announcement{
+		{State: tidelock.Converged, FetchedAt: at.Add(300 * time.Millisecond)},
+		{State: tidelock.Converged, FetchedAt: at.Add(200 * time.Millisecond)},
+		{State: tidelock.Closed},
+	})
+	want := []refMove{
+		{"main", "branch", "", "b"},
+		{"v1", "tag", "created", "d"},
+		{"old", "branch", "deleted", ""},
+	}
+	if len(row.Refs) != len(want) || row.More != 1 {
+		t.Fatalf("got %+v and %d more", row.Refs, row.More)
+	}
+	for i := range want {
+		if row.Refs[i] != want[i] {
+			t.Errorf("got %+v, want %+v", row.Refs[i], want[i])
+		}
+	}
+	if row.Took != 300*time.Millisecond {
+		t.Errorf("got %v, want the slowest source's time", row.Took)
+	}
+	if got := row.States; len(got) != 2 || got[0] != (stateCount{"live", good, 2}) {
+		t.Errorf("got %+v", got)
+	}
+
+	waiting := pushRowOf(push, "team/site", "ada", []tidelock.Announcement{
+		{State: tidelock.Converged, FetchedAt: at.Add(time.Second)}, {State: tidelock.Failed},
+	})
+	if waiting.Took != 0 || waiting.States[0].Tone != bad {
+		t.Errorf("got %v %+v, want no time and the failure first", waiting.Took, waiting.States)
+	}
+}
+
+func TestEveryStateHasWords(t *testing.T) {
+	for _, s := range []tidelock.AnnouncementState{
+		tidelock.Sent, tidelock.Delivered, tidelock.Parked, tidelock.Handled,
+		tidelock.Failed, tidelock.Converged, tidelock.Gone, tidelock.Closed,
+	} {
+		if got := countStates([]tidelock.Announcement{{State: s}}); len(got) != 1 || got[0].State == "" {
+			t.Errorf("%s: got %+v", s, got)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, tc := range []struct{ got, want string }{
+		{ago(time.Time{}, now), "never"},
+		{ago(now.Add(time.Second), now), "just now"}, // clocks differ
+		{ago(now.Add(-30*time.Second), now), "30 s ago"},
+		{ago(now.Add(-90*time.Second), now), "1 min ago"},
+		{ago(now.Add(-47*time.Hour), now), "47 h ago"},
+		{ago(now.Add(-72*time.Hour), now), "3 days ago"},
+		{took(310 * time.Millisecond), "310 ms"},
+		{took(1250 * time.Millisecond), "1.2 s"},
+		{took(3 * time.Minute), "3m0s"},
+		{count(1, "more ref"), "1 more ref"},
+		{count(2, "more ref"), "2 more refs"},
+		{plain("a\x1b[2Jb\u202ec\nd"), "a\ufffd[2Jb\ufffdc d"},
+		{short("0123456789abcdef"), "01234567"},
+		{short(""), ""},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("got %q, want %q", tc.got, tc.want)
+		}
+	}
+}
+
+func TestSessionsAreBoundedAndExpire(t *testing.T) {
+	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	var s sessions
+	first := s.begin(tidelock.NewSecret("first"), now)
+	for range sessionLimit {
+		s.begin(tidelock.NewSecret("more"), now.Add(time.Second))
+	}
+	if len(s.live) != sessionLimit {
+		t.Errorf("got %d sessions, want at most %d", len(s.live), sessionLimit)
+	}
+	if _, ok := s.find(first, now); ok {
+		t.Error("the oldest session was not the one to go")
+	}
+	last := s.begin(tidelock.NewSecret("last"), now.Add(2*time.Second))
+	if _, ok := s.find(last, now.Add(sessionLife)); !ok {
+		t.Error("a session ended early")
+	}
+	if _, ok := s.find(last, now.Add(sessionLife+2*time.Second)); ok {
+		t.Error("a session outlived its time")
+	}
+}
