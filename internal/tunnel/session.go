@@ -147,7 +147,10 @@ func newSession(ws *websocket.Conn, raw *rawConn, dialled bool, c sessionConfig)
 	s.goroutines.Go(func() { s.watchSilence(c.silence) })
 	s.goroutines.Go(func() {
 		<-mux.CloseChan()
-		s.end(func() error { return w.failure() })
+		s.end(func() error {
+			mux.Close() // the reader's last word is in
+			return w.failure()
+		})
 	})
 	return s, nil
 }

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -538,6 +539,7 @@ func TestGarbage(t *testing.T) {
 		"fin twice":          {frame(0, 1, syn, 1, 0), frame(0, 1, fin, 1, 0), frame(0, 1, fin, 1, 0)},
 		"ack of nothing":     {frame(0, 1, syn|ack|fin|rst, 2, 1), frame(0, 1, ack, 2, 0), frame(0, 3, 0, 0, 1)},
 		"stream flood":       {flood},
+		"ping flood":         slices.Repeat([][]byte{bytes.Repeat(frame(0, 2, syn, 0, 7), 11), frame(0, 2, ack, 0, 7)}, 100),
 		"huge message":       {make([]byte, 2<<20)},
 		"goodbye":            {frame(0, 3, 0, 0, 1)},
 		"text":               nil,

@@ -68,10 +68,11 @@ type wire struct {
 	ws     *websocket.Conn
 	raw    *rawConn
 	reader io.Reader // the rest of the current message
+	pings  pingGuard // the reader's
 	held   []byte    // a data header that waits for its body
 
 	mu  sync.Mutex
-	err error // the first that ended reading or writing
+	err error // what ended reading or writing; a goodbye, or the first
 }
 
 func newWire(ws *websocket.Conn, raw *rawConn) *wire {
@@ -101,16 +102,14 @@ func (w *wire) Read(p []byte) (int, error) {
 		if err != nil {
 			return n, w.fail(err)
 		}
+		if err := w.pings.follow(p[:n]); err != nil {
+			return 0, w.fail(err)
+		}
 		if n > 0 {
 			return n, nil
 		}
 	}
 }
-
-const (
-	muxHeaderSize = 12
-	muxTypeData   = 0
-)
 
 // Write sends one message. yamux writes a frame's header and its body apart;
 // the header of a frame with a body waits for it, so that both travel in one
@@ -138,7 +137,9 @@ func (w *wire) Write(p []byte) (int, error) {
 func (w *wire) fail(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err == nil {
+	// Between the goodbye's arrival and its being noted here, a write may
+	// fail because of it.
+	if goodbye := websocket.CloseStatus(err) != -1; w.err == nil || goodbye && websocket.CloseStatus(w.err) == -1 {
 		w.err = err
 	}
 	return err
