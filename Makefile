@@ -13,16 +13,20 @@ TEST_FLAGS    ?=
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Without cgo and with the paths as they are, so that these builds share compiled
+# packages with those of the components.
 build: ## Build bin/tidelock
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/tidelock ./cmd/tidelock
+	@CGO_ENABLED=0 $(GO) build -o bin/tidelock ./cmd/tidelock
 
 playground:
-	@cd playground && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(PLAYGROUND) ./cmd/tidelock-playground
+	@cd playground && CGO_ENABLED=0 $(GO) build -o ../$(PLAYGROUND) ./cmd/tidelock-playground
 
 # A KUBECONFIG that merely stands in the environment, such as the playground's
 # own, is not a wish to use that cluster; one on make's command line is.
-up: playground ## Start the playground: server, agent, Kubernetes, Flux (KUBECONFIG=… uses your cluster)
-	@$(PLAYGROUND) up $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig '$(KUBECONFIG)')
+asked = $(if $(filter command,$(firstword $(origin $(1)))),$($(1)))
+
+up: playground ## Start server, agent, Kubernetes and Flux (your own cluster: KUBECONFIG=… HOST=…)
+	@$(PLAYGROUND) up --kubeconfig '$(call asked,KUBECONFIG)' --host '$(call asked,HOST)'
 
 down: playground ## Stop the playground; its state is kept
 	@$(PLAYGROUND) down
@@ -70,7 +74,9 @@ gen: ## Generate Go from the wire's definition
 	$(GO) tool -modfile=tools/go.mod buf generate
 
 golden: ## Rewrite the golden files; review the difference
-	TIDELOCK_GOLDEN=write $(GO) test -count=1 ./...
+	@for dir in $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u); do \
+	  (cd $$dir && $(GO) test -count=1 . -update); \
+	done
 
 bench: ## Run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...

@@ -64,7 +64,10 @@ func (f *Forge) ApplySource(ctx context.Context, c client.Client) error {
 			"metadata": meta("deployment"),
 			"spec": map[string]any{
 				"interval": driftInterval, "retryInterval": "30s", "timeout": "2m",
-				"path": "./", "prune": true, "wait": true,
+				// Without "wait": while Flux waits for one change to become
+				// healthy, which it looks at every five seconds, it does not
+				// apply the next.
+				"path": "./", "prune": true,
 				"sourceRef": map[string]any{"kind": sourceKind.Kind, "name": "deployment"},
 			},
 		},
@@ -82,25 +85,41 @@ var (
 	kustomizationKind = schema.GroupVersionKind{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Kind: "Kustomization"}
 )
 
-// AwaitApplied waits until Flux has applied the deployment project and what it
-// applied is ready.
+// AwaitApplied waits until Flux has applied what it fetched of the deployment
+// project.
 func AwaitApplied(ctx context.Context, c client.Client) error {
 	last := "it was not looked at"
-	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		object := &unstructured.Unstructured{}
-		object.SetGroupVersionKind(kustomizationKind)
-		if err := c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: "deployment"}, object); err != nil {
-			last = err.Error()
-			return false, nil
-		}
-		ready, message := readiness(object)
-		last = message
-		return ready, nil
+	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (done bool, err error) {
+		done, last = applied(ctx, c)
+		return done, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait until the sample is applied: %w; Kustomization %s/deployment: %s", err, Namespace, last)
+		return fmt.Errorf("wait until the sample is applied: %w; %s", err, last)
 	}
 	return nil
+}
+
+func applied(ctx context.Context, c client.Client) (done bool, why string) {
+	var revisions []string
+	for _, look := range []struct {
+		kind     schema.GroupVersionKind
+		revision []string
+	}{
+		{sourceKind, []string{"status", "artifact", "revision"}},
+		{kustomizationKind, []string{"status", "lastAppliedRevision"}},
+	} {
+		object := &unstructured.Unstructured{}
+		object.SetGroupVersionKind(look.kind)
+		if err := c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: "deployment"}, object); err != nil {
+			return false, err.Error()
+		}
+		if ready, message := readiness(object); !ready {
+			return false, fmt.Sprintf("%s %s/deployment: %s", look.kind.Kind, Namespace, message)
+		}
+		revision, _, _ := unstructured.NestedString(object.Object, look.revision...)
+		revisions = append(revisions, revision)
+	}
+	return revisions[0] == revisions[1], fmt.Sprintf("fetched %q, applied %q", revisions[0], revisions[1])
 }
 
 // readiness reads the Ready condition, if it speaks of the newest spec.

@@ -34,12 +34,14 @@ const (
 	Agent  = "tidelock-agent"
 )
 
-// AgentNamespace is where the agent's ServiceAccount and Lease are.
-const AgentNamespace = "tidelock-agent"
+// AgentNamespace is where the agent's ServiceAccount and Lease are. It is not
+// the usual one, so that an agent that lives in the user's cluster already is
+// left alone.
+const AgentNamespace = "tidelock-playground"
 
 // build makes bin/tidelock of the clone.
 func (s *Stack) build(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.facts.Tidelock, "./cmd/tidelock")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", s.facts.Tidelock, "./cmd/tidelock")
 	cmd.Dir = s.config.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -114,7 +116,7 @@ func AgentProcess(tidelock, dir, serverURL, tokenFile, caFile, kubeconfig, liste
 	return supervisor.Process{
 		Name: Agent, Path: tidelock,
 		Args: []string{
-			"agent", "run", "--server", serverURL, "--token-file", tokenFile, "--ca-file", caFile,
+			"agent", "run", "--server-url", serverURL, "--token-file", tokenFile, "--ca-file", caFile,
 			"--kubeconfig", kubeconfig, "--lease-namespace", AgentNamespace, "--listen", listen,
 		},
 		Env:   supervisor.Environment(dir),

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +28,7 @@ func newDemoCommand(at *place) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := supervisor.Read(at.state); errors.Is(err, supervisor.ErrNotRunning) {
-				return fmt.Errorf("%w: the playground is not running; start it with \"make up\"", errNotReady)
+				return notReadyf("the playground is not running; start it with \"make up\"")
 			} else if err != nil {
 				return err
 			}
@@ -38,7 +37,7 @@ func newDemoCommand(at *place) *cobra.Command {
 				return err
 			}
 			if !facts.Ready {
-				return fmt.Errorf("%w: the playground is still starting", errNotReady)
+				return notReadyf("the playground is still starting")
 			}
 			return demo(cmd.Context(), facts, cmd.OutOrStdout())
 		},
@@ -88,7 +87,7 @@ func demo(ctx context.Context, facts stack.Facts, out io.Writer) error {
 	fmt.Fprintf(out, "pushed %s to %s: %s: %s\n\n", commit[:10], sample.Deployment, sample.GreetingKey, message)
 	applied, err := watching()
 	if err != nil {
-		return err
+		return errors.Join(err, howFar(forge, commit))
 	}
 	announcement, err := awaitFetched(ctx, forge, commit)
 	if err != nil {
@@ -129,6 +128,20 @@ func watchGreeting(ctx context.Context, facts stack.Facts, message string) (wait
 	}, nil
 }
 
+// howFar says, of a change that did not arrive, what became of it.
+func howFar(forge *sample.Forge, commit string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	all, err := forge.Announcements(ctx, sample.Deployment, commit)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return errors.New("the server announced it to no agent; is the agent connected? See \"make status\"")
+	}
+	return fmt.Errorf("the announcement to %s is %s %s", all[0].Source, all[0].State, all[0].Message)
+}
+
 // awaitFetched waits for the server to hear what the cluster has shown
 // already: observations follow the fact by milliseconds.
 func awaitFetched(ctx context.Context, forge *sample.Forge, commit string) (sample.Announcement, error) {
@@ -159,8 +172,7 @@ func printHops(out io.Writer, a sample.Announcement, applied time.Time, pushed t
 	if a.AcceptedAt == nil {
 		return errors.New("the server does not know when it accepted the push")
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "HOP\tAFTER\t\t")
+	fmt.Fprintf(out, "  %-10s %10s\n", "HOP", "AFTER")
 	for _, hop := range []struct {
 		name string
 		at   *time.Time
@@ -177,11 +189,8 @@ func printHops(out io.Writer, a sample.Announcement, applied time.Time, pushed t
 		if hop.at != nil {
 			after = fmt.Sprintf("%.1f ms", float64(hop.at.Sub(*a.AcceptedAt).Microseconds())/1000)
 		}
-		fmt.Fprintf(table, "%s\t%s\t  %s\t\n", hop.name, after, hop.what)
+		fmt.Fprintf(out, "  %-10s %10s  %s\n", hop.name, after, hop.what)
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "\ngit push itself took %d ms. Flux was called through its %s; its own interval is an hour.\n", pushed.Milliseconds(), a.Via)
+	fmt.Fprintf(out, "\nFlux was triggered through its %s; its own interval is an hour. git push took %d ms in all.\n", a.Via, pushed.Milliseconds())
 	return nil
 }

@@ -25,8 +25,23 @@ const (
 	exitInterrupted = 130
 )
 
-// errNotReady marks errors that a later try may not meet.
-var errNotReady = errors.New("not ready")
+// A coded error ends the command with an exit code of its own.
+type codedError struct {
+	code int
+	error
+}
+
+func (e codedError) Unwrap() error { return e.error }
+
+// notReadyf makes an error that a later try may not meet.
+func notReadyf(format string, args ...any) error {
+	return codedError{exitNotReady, fmt.Errorf(format, args...)}
+}
+
+// misusef makes an error about the command line.
+func misusef(format string, args ...any) error {
+	return codedError{exitMisused, fmt.Errorf(format, args...)}
+}
 
 func main() {
 	// The terminal's end is an interruption too.
@@ -49,16 +64,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitInterrupted
 	}
 	fmt.Fprintln(stderr, "tidelock-playground:", err)
-	switch {
-	case errors.Is(err, errNotReady):
-		return exitNotReady
-	case errors.Is(err, errMisused):
-		return exitMisused
+	if coded, ok := errors.AsType[codedError](err); ok {
+		return coded.code
 	}
 	return exitFailed
 }
-
-var errMisused = errors.New("misused")
 
 // place is where the clone and the state folder are.
 type place struct{ root, state string }
@@ -77,7 +87,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&at.root, "root", "", "clone of Tidelock (default: the one around the current folder)")
 	root.PersistentFlags().StringVar(&at.state, "state", "", "state folder (default <root>/.playground)")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errMisused, err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misusef("%w", err) })
 	root.AddCommand(
 		newUpCommand(&at), newDownCommand(&at), newStatusCommand(&at), newDemoCommand(&at),
 		newBuildCommand(&at), newSuperviseCommand(&at),

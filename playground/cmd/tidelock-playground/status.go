@@ -55,10 +55,10 @@ func status(at place, output string, out io.Writer) error {
 		}{running, facts.Ready, record.PID, facts.URL, append([]supervisor.Status{}, record.Processes...)})
 	case "table":
 	default:
-		return fmt.Errorf("%w: --output is table or json, not %q", errMisused, output)
+		return misusef("--output is table or json, not %q", output)
 	}
 	if !running {
-		return fmt.Errorf("%w: the playground is not running; start it with \"make up\"", errNotReady)
+		return notReadyf("the playground is not running; start it with \"make up\"")
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "COMPONENT\tPID\tSTATE\tSINCE\tRESTARTS\tLAST EXIT")
@@ -81,9 +81,9 @@ func status(at place, output string, out io.Writer) error {
 	}
 	switch {
 	case !facts.Ready:
-		return fmt.Errorf("%w: the playground is still starting", errNotReady)
+		return notReadyf("the playground is still starting")
 	case troubled > 0:
-		return fmt.Errorf("%w: %d of %d components do not run; their logs are in %s/logs", errNotReady, troubled, len(record.Processes), at.state)
+		return notReadyf("%d of %d components do not run; their logs are in %s/logs", troubled, len(record.Processes), at.state)
 	}
 	return nil
 }

@@ -21,6 +21,12 @@ func printSummary(ctx context.Context, out io.Writer, at place, facts stack.Fact
 	if err != nil {
 		return err
 	}
+	// The clone keeps the CA in its own configuration, which a variable of the
+	// user's would override.
+	trust := ""
+	if os.Getenv("GIT_SSL_CAINFO") != "" {
+		trust = "GIT_SSL_CAINFO=" + stack.Quote(facts.CAFile) + " "
+	}
 	fmt.Fprintf(out, `
   console     %s
   clone       %s
@@ -29,15 +35,15 @@ func printSummary(ctx context.Context, out io.Writer, at place, facts stack.Fact
 
 Try it:
 
-  git clone %s-c http.sslCAInfo=%s %s
-  cd deployment && sed -i.bak s/hello/goodbye/ %s && git commit -qm Goodbye %s && git push
-  %s --kubeconfig %s -n %s get configmap %s -o yaml
+  %sgit clone %s-c http.sslCAInfo=%s %s
+  cd deployment && sed -i.bak 's/%s: .*/%s: goodbye/' %s && git commit -qm Goodbye %s && %sgit push
+  %s --kubeconfig %s -n %s wait --for=jsonpath='{.data.%s}'=goodbye configmap/%s
 
 `,
 		facts.URL, clone, facts.Kubeconfig, stack.Quote(filepath.Join(at.state, "env")),
-		identity(ctx), stack.Quote(facts.CAFile), stack.Quote(clone),
-		sample.GreetingFile, sample.GreetingFile,
-		stack.Quote(facts.Kubectl), stack.Quote(facts.Kubeconfig), sample.DemoNamespace, sample.GreetingName)
+		trust, identity(ctx), stack.Quote(facts.CAFile), stack.Quote(clone),
+		sample.GreetingKey, sample.GreetingKey, sample.GreetingFile, sample.GreetingFile, trust,
+		stack.Quote(facts.Kubectl), stack.Quote(facts.Kubeconfig), sample.DemoNamespace, sample.GreetingKey, sample.GreetingName)
 	return nil
 }
 

@@ -26,7 +26,7 @@ func newUpCommand(at *place) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kubeconfig != "" && host == "" {
-				return fmt.Errorf("%w: your cluster must reach the forge on this machine; name the machine as the cluster knows it with --host", errMisused)
+				return misusef("your cluster must reach the forge on this machine; name the machine as the cluster knows it with --host")
 			}
 			return up(cmd.Context(), *at, kubeconfig, host, cmd.OutOrStdout())
 		},
@@ -44,7 +44,7 @@ func up(ctx context.Context, at place, kubeconfig, host string, out io.Writer) e
 			return err
 		}
 		if !facts.Ready {
-			return fmt.Errorf("%w: the playground is being started by process %d; \"make down\" ends it", errNotReady, record.PID)
+			return notReadyf("the playground is being started by process %d; \"make down\" ends it", record.PID)
 		}
 		fmt.Fprintln(out, "The playground is running already.")
 		return printSummary(ctx, out, at, facts)
