@@ -193,7 +193,9 @@ func (a *announcer) change(m *agentrpc.SourceChange) error {
 		}
 		path, _ := a.server.urls.ProjectPath(u.GetUrl())
 		src.change(u, strings.ToLower(path), m.GetComplete())
-		a.catchUp(src)
+		if m.GetComplete() {
+			a.catchUp(src)
+		}
 		a.mark(id, compare)
 	}
 	if m.GetComplete() {
@@ -276,9 +278,13 @@ func (a *announcer) progress(p *agentrpc.Progress) error {
 	case !known:
 		return a.refuse(fmt.Errorf("progress of %s in the unknown state %d", src.id, p.GetState()))
 	case p.GetNumber() < src.number, src.record == nil, src.record.State == tidelock.Closed:
-		return nil // a newer one took its place, or nobody asked for it here
+		// A newer one took its place, or nothing is known of it here; that
+		// the agent has it counts all the same.
+		src.delivered = p.GetNumber()
+		return nil
 	default:
 		before := src.record.State
+		src.delivered = p.GetNumber()
 		now := src.progress(p, time.Now().UTC(), a.session.tunnel.RTT())
 		if before == tidelock.Sent {
 			a.server.metrics.delivered.Inc()

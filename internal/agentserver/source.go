@@ -45,7 +45,7 @@ type source struct {
 	commit tidelock.CommitID // "" with told: the ref is gone
 	sentAt time.Time         // zero when it came before this stream
 
-	delivered int64                  // the last number that the agent confirmed
+	delivered int64                  // the number that the agent named last, as its digest has it
 	record    *tidelock.Announcement // of number; nil when nothing is known of it
 }
 
@@ -204,9 +204,6 @@ func commitOf(revision string) tidelock.CommitID {
 // count from when the agent had the announcement.
 func (s *source) progress(p *agentrpc.Progress, now time.Time, roundTrip time.Duration) tidelock.Announcement {
 	a := s.record
-	if s.delivered < a.Number {
-		s.delivered = a.Number
-	}
 	if a.AnnouncedAt.IsZero() {
 		a.AnnouncedAt = now.Add(-roundTrip / 2)
 		if a.AnnouncedAt.Before(a.SentAt) {

@@ -394,7 +394,7 @@ func (a *conversation) wants(id string, commit tidelock.CommitID) *agentrpc.Anno
 // marked with it is dealt with, there is nothing more to come.
 func (a *conversation) quiet() {
 	a.t.Helper()
-	const id = "GitRepository/test/witness"
+	const id = witnessID
 	w := a.world
 	if !a.witnessed {
 		a.witnessed = true
@@ -425,6 +425,8 @@ func (a *conversation) ends() connect.Code {
 		}
 	}
 }
+
+const witnessID = "GitRepository/test/witness"
 
 const siteID = "GitRepository/flux-system/site"
 
