@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +122,11 @@ func under(path, prefix string) bool {
 
 func packages(t *testing.T) []listed {
 	t.Helper()
+	// "go test" caches a result until a file that the test has looked at
+	// changes, and it cannot see what "go list" looks at.
+	for _, root := range []string{".", "cmd", "deploy", "internal"} {
+		noteFiles(t, root)
+	}
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports,Deps", "./...")
 	out, err := cmd.Output()
 	if err != nil {
@@ -138,6 +146,25 @@ func packages(t *testing.T) []listed {
 		if len(p.GoFiles) > 0 {
 			all = append(all, p)
 		}
+	}
+}
+
+func noteFiles(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && root == "." && path != "." {
+			return fs.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

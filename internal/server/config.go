@@ -218,7 +218,8 @@ func checkURL(raw string, schemes ...string) error {
 	if !slices.Contains(schemes, u.Scheme) {
 		return fmt.Errorf("%q does not begin with %s", u.Redacted(), strings.Join(prefixes(schemes), " or "))
 	}
-	if u.Host == "" && u.Scheme != "sqlite" {
+	// A file needs no host, and PostgreSQL may be reached by a socket.
+	if u.Host == "" && !slices.Contains([]string{"sqlite", "postgres", "postgresql"}, u.Scheme) {
 		return fmt.Errorf("%q names no host", u.Redacted())
 	}
 	return nil

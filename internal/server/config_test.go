@@ -21,6 +21,7 @@ func TestValidate(t *testing.T) {
 			c.SSHURL, c.TLSCert, c.TLSKey = "ssh://git@forge.example:2222", "a", "b"
 			c.DatabaseURL, c.NATSURL, c.OTLPEndpoint = "postgres://ada:secret@db/tide", "nats://a:4222,nats://b:4222", "http://localhost:4318"
 		}, nil},
+		{"database by socket", func(c *Config) { c.DatabaseURL = "postgres:///tide?host=/run/postgresql" }, nil},
 		{"no folder", func(c *Config) { c.DataDir = "" }, []string{"--data-dir: "}},
 		{"folder that depends on where it is started", func(c *Config) { c.DataDir = "data" }, []string{"--data-dir: "}},
 		{"name to listen on", func(c *Config) { c.Listen = "forge.example:443" }, []string{"--listen: "}},

@@ -20,6 +20,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/server"
 	"tidelock.dev/internal/servertest"
+	"tidelock.dev/internal/store/storetest"
 )
 
 func TestProbesAndHeaders(t *testing.T) {
@@ -297,6 +298,22 @@ func TestStoppingLetsRequestsFinish(t *testing.T) {
 		t.Errorf("got %q, want the request to be finished", got)
 	}
 	<-stopped
+}
+
+func TestPostgreSQL(t *testing.T) {
+	s := servertest.Start(t, servertest.PostgreSQL(storetest.Postgres(t)))
+	site := s.Project("team/site", tidelock.Public)
+	site.Push("main", "a", "b")
+	s.Restart()
+	site.Push("main", "a", "c")
+	var pushes []struct{ ID int64 }
+	s.Call(s.Token, http.MethodGet, "projects/team%2Fsite/pushes", nil, &pushes)
+	if len(pushes) != 2 {
+		t.Errorf("got %d pushes, want 2", len(pushes))
+	}
+	if _, err := os.Stat(filepath.Join(s.DataDir, "tidelock.db")); !os.IsNotExist(err) {
+		t.Errorf("got %v, want no SQLite file beside PostgreSQL", err)
+	}
 }
 
 func TestTracesAreExported(t *testing.T) {
