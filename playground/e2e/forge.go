@@ -222,6 +222,18 @@ func (f *Forge) Kill(name string) {
 	}
 }
 
+// PID is the process id of a running process.
+func (f *Forge) PID(name string) int {
+	f.t.Helper()
+	for _, s := range f.supervisor.Status() {
+		if s.Name == name && s.PID != 0 {
+			return s.PID
+		}
+	}
+	f.t.Fatalf("the %s does not run", name)
+	return 0
+}
+
 // Restart starts a process again and waits until it is ready.
 func (f *Forge) Restart(name string) {
 	f.t.Helper()
