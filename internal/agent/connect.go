@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
+	"tidelock.dev/internal/flux"
 	"tidelock.dev/internal/tunnel"
 )
 
@@ -286,6 +287,9 @@ func (c *connection) repeat(ctx context.Context, name string, stream func(contex
 		}
 		if time.Since(began) > reconnectMax {
 			failures = 1
+		}
+		if errors.Is(err, flux.ErrFeedEnded) {
+			continue // the term is over, or another one has begun
 		}
 		wait := reconnectAfter(nil, failures)
 		if connect.CodeOf(err) == connect.CodeUnimplemented {

@@ -223,8 +223,8 @@ func (c *Controller) Announce(a Announcement) bool {
 	return true
 }
 
-// Subscribe opens a Feed; the one before it ends. The first Changes come when
-// the set of sources is known.
+// Subscribe opens a Feed; the one before it ends, and this one does when Run
+// ends. The first Changes come when the set of sources is known.
 func (c *Controller) Subscribe() *Feed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -326,6 +326,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.running = false
 	c.reset()
+	if c.feed != nil {
+		c.feed.close()
+		c.feed = nil
+	}
 	return nil
 }
 
@@ -343,10 +347,6 @@ func (c *Controller) reset() {
 	c.calls = nil
 	c.synced = false
 	c.status = Status{Detail: "not looked yet"}
-	if c.feed != nil {
-		c.feed.close()
-		c.feed = nil
-	}
 }
 
 // belongs reports whether a source is ours to trigger; the lock is held.

@@ -8,8 +8,9 @@ import (
 	"tidelock.dev"
 )
 
-// ErrReplaced is what a Feed's reader gets when a newer Feed was opened.
-var ErrReplaced = errors.New("a newer feed was opened")
+// ErrFeedEnded is what a Feed's reader gets when a newer Feed was opened or
+// the Controller has stopped.
+var ErrFeedEnded = errors.New("the feed has ended")
 
 // Changes is what is new since the last call of Next.
 type Changes struct {
@@ -57,7 +58,7 @@ func (f *Feed) take() (changes Changes, ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return Changes{}, false, ErrReplaced
+		return Changes{}, false, ErrFeedEnded
 	}
 	changes.Complete = f.complete
 	for _, s := range f.sources {
