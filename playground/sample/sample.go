@@ -136,7 +136,9 @@ var receiverLine = regexp.MustCompile(`(?m)^(\s*webhook_receiver_url:)[^\n]*$`)
 // Flux's receivers listen. What else users wrote into the file stays.
 func (f *Forge) Configure(ctx context.Context, receiverURL string) error {
 	want := "# The playground's Flux runs beside the cluster, so its service has no name here.\n" +
-		"flux:\n  webhook_receiver_url: " + receiverURL + "\n"
+		"flux:\n  webhook_receiver_url: " + receiverURL + "\n" +
+		"  # Label a source so to keep the agent away from it.\n" +
+		"  selector: tidelock.dev/trigger!=none\n"
 	text, resp, err := f.client.RepositoryFiles.GetRawFile(Agents, configPath,
 		&gitlab.GetRawFileOptions{Ref: gitlab.Ptr("HEAD")}, gitlab.WithContext(ctx))
 	switch {

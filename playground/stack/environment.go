@@ -21,6 +21,7 @@ func (f Facts) environment() ([]byte, error) {
 		{"TIDELOCK_CA_FILE", f.CAFile},
 		{"GIT_SSL_CAINFO", f.CAFile},
 		{"KUBECONFIG", f.Kubeconfig},
+		{"TIDELOCK_RECEIVER_URL", f.ReceiverURL}, // for tidelock bench push
 	} {
 		if v.value != "" {
 			fmt.Fprintf(&b, "export %s=%s\n", v.name, Quote(v.value))
