@@ -35,12 +35,7 @@ func TestMaintain(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	maintained := make(chan error)
 	go func() { maintained <- disk.Maintain(ctx) }()
-	defer func() {
-		stop()
-		if err := <-maintained; err != nil {
-			t.Error(err)
-		}
-	}()
+	defer stop()
 
 	git := func(input string, args ...string) string {
 		t.Helper()
@@ -84,6 +79,10 @@ func TestMaintain(t *testing.T) {
 			t.Fatalf("still %d packs", len(packs(t, repo)))
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+	stop() // in whatever it does: that is to be safe too
+	if err := <-maintained; err != nil {
+		t.Error(err)
 	}
 	if got := git("", "rev-list", "--count", "main"); got != fmt.Sprint(rollUpAfter) {
 		t.Errorf("main has %s commits, want %d", got, rollUpAfter)

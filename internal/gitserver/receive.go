@@ -38,7 +38,12 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 		x.finish() // the client only wanted to know whether it may
 		return nil
 	}
-	ctx, span := s.tracer.Start(r.Context(), "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+	// The pack may have arrived together with the commands. From here on the
+	// push outlives its client: once the pack is complete it is taken in and
+	// recorded, whether or not somebody waits for the answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.longest)
+	defer cancel()
+	ctx, span := s.tracer.Start(ctx, "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.Int64("tidelock.project", int64(project.ID)),
 		attribute.Int("tidelock.refs", len(push.commands)),
 	))
@@ -82,13 +87,10 @@ func (s *Server) refuse(ctx context.Context, x *exchange, push *pushRequest, pro
 	return nil
 }
 
-// take lets git take the push in. From here on the push outlives its client:
-// once the pack is complete, git finishes, and what it did is recorded.
+// take lets git take the push in, has the forge record what git did, and only
+// then gives the client git's verdict.
 func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *pushRequest, principal forge.Principal,
 	project tidelock.Project, decision forge.PushDecision) (result, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.longest)
-	defer cancel()
-
 	request := io.Reader(bytes.NewReader(push.encode()))
 	if push.sendsPack() {
 		request = io.MultiReader(request, in)
