@@ -148,6 +148,15 @@ func (f *Forge) GrantAgent(ctx context.Context, p Principal, project tidelock.Pr
 		return tidelock.Grant{}, err
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
+	grants, err := f.store.GrantsTo(ctx, agent) // given again, it keeps its first time
+	if err != nil {
+		return tidelock.Grant{}, err
+	}
+	for _, g := range grants {
+		if g.Project == project.ID {
+			return g, nil
+		}
+	}
 	return grant, nil
 }
 
@@ -169,6 +178,33 @@ func (f *Forge) Grants(ctx context.Context, p Principal, project tidelock.Projec
 		return nil, err
 	}
 	return f.store.Grants(ctx, project.ID)
+}
+
+// AgentGrants lists the projects that an agent of a configuration project was
+// granted, as far as the caller may see them.
+func (f *Forge) AgentGrants(ctx context.Context, p Principal, project tidelock.Project, id tidelock.AgentID) ([]tidelock.Grant, error) {
+	if _, err := f.agent(ctx, p, project, id, ReadAgents); err != nil {
+		return nil, err
+	}
+	all, err := f.store.GrantsTo(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	seen := []tidelock.Grant{}
+	for _, g := range all {
+		granted, err := f.store.Project(ctx, g.Project)
+		if err == nil {
+			err = f.Allow(ctx, p, ReadProject, OnProject(granted))
+		}
+		if tidelock.KindOf(err) == tidelock.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read project %d granted to agent %d: %w", g.Project, id, err)
+		}
+		seen = append(seen, g)
+	}
+	return seen, nil
 }
 
 // AgentMayServe decides whether an agent may be told of a project: its own

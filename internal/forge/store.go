@@ -117,6 +117,7 @@ type Store interface {
 	Grant(context.Context, tidelock.Grant) error // again: no error, nothing changes
 	RevokeGrant(context.Context, tidelock.ProjectID, tidelock.AgentID) error
 	Grants(context.Context, tidelock.ProjectID) ([]tidelock.Grant, error)
+	GrantsTo(context.Context, tidelock.AgentID) ([]tidelock.Grant, error) // in order of project
 	Granted(context.Context, tidelock.AgentID, tidelock.ProjectID) (bool, error)
 
 	// SaveAgentSession writes by agent and instance, unless that instance has

@@ -628,7 +628,10 @@ func clientOurs(t *testing.T, w *world, c *gitlab.Client) {
 
 	type grant struct {
 		AgentID   int64     `json:"agent_id"`
+		Agent     string    `json:"agent_name"`
+		Config    string    `json:"agent_project"`
 		ProjectID int64     `json:"project_id"`
+		Project   string    `json:"project"`
 		GrantedBy int64     `json:"granted_by_user_id"`
 		CreatedAt time.Time `json:"created_at"`
 	}
@@ -640,9 +643,12 @@ func clientOurs(t *testing.T, w *world, c *gitlab.Client) {
 		t.Errorf("grant = %+v", given)
 	}
 	var grants []grant
-	do("GET", "/projects/ours%2Fapp/agent_grants", "", &grants)
-	if len(grants) != 1 || grants[0].AgentID != agent.ID {
-		t.Errorf("grants = %+v", grants)
+	for _, path := range []string{"/projects/ours%2Fapp/agent_grants", "/projects/ours%2Fconfig/cluster_agents/" + itoa(agent.ID) + "/grants"} {
+		grants = nil
+		do("GET", path, "", &grants)
+		if len(grants) != 1 || grants[0] != given || given.Agent != "prod" || given.Config != "ours/config" || given.Project != "ours/app" {
+			t.Errorf("GET %s = %+v", path, grants)
+		}
 	}
 	resp := do("DELETE", "/projects/ours%2Fapp/agent_grants/"+itoa(agent.ID), "", nil)
 	if resp.status != http.StatusNoContent {

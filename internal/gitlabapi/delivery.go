@@ -70,15 +70,34 @@ func (a *API) showAgentStatus(w http.ResponseWriter, r *request) error {
 	})
 }
 
+// A grantShape names both sides, as far as the caller may see them.
 type grantShape struct {
-	AgentID   tidelock.AgentID   `json:"agent_id"`
-	ProjectID tidelock.ProjectID `json:"project_id"`
-	GrantedBy tidelock.UserID    `json:"granted_by_user_id"`
-	CreatedAt exact              `json:"created_at"`
+	AgentID      tidelock.AgentID   `json:"agent_id"`
+	AgentName    *string            `json:"agent_name"`
+	AgentProject *string            `json:"agent_project"` // full path of the configuration project
+	ProjectID    tidelock.ProjectID `json:"project_id"`
+	Project      string             `json:"project"` // full path
+	GrantedBy    tidelock.UserID    `json:"granted_by_user_id"`
+	CreatedAt    exact              `json:"created_at"`
 }
 
-func shapeGrant(g tidelock.Grant) grantShape {
-	return grantShape{AgentID: g.Agent, ProjectID: g.Project, GrantedBy: g.By, CreatedAt: exact(g.CreatedAt)}
+// grantShape shapes a grant of a project, whose agent may be hidden.
+func (a *API) grantShape(r *request, p tidelock.Project, g tidelock.Grant) (grantShape, error) {
+	shape := grantShape{
+		AgentID: g.Agent, ProjectID: g.Project, Project: p.FullPath, GrantedBy: g.By, CreatedAt: exact(g.CreatedAt),
+	}
+	agent, err := a.forge.AgentByID(r.ctx(), g.Agent)
+	if err != nil {
+		return grantShape{}, err
+	}
+	config, err := a.forge.ProjectByID(r.ctx(), agent.Project)
+	if err != nil {
+		return grantShape{}, err
+	}
+	if a.forge.Allow(r.ctx(), r.by, forge.ReadAgents, forge.OnProject(config)) == nil {
+		shape.AgentName, shape.AgentProject = &agent.Name, &config.FullPath
+	}
+	return shape, nil
 }
 
 func (a *API) listGrants(w http.ResponseWriter, r *request) error {
@@ -94,7 +113,44 @@ func (a *API) listGrants(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return writePage(a, w, r, page, each(cut(page, grants), shapeGrant), len(grants))
+	shapes := []grantShape{}
+	for _, g := range cut(page, grants) {
+		shape, err := a.grantShape(r, project, g)
+		if err != nil {
+			return err
+		}
+		shapes = append(shapes, shape)
+	}
+	return writePage(a, w, r, page, shapes, len(grants))
+}
+
+// listAgentGrants is the same list from the agent's side.
+func (a *API) listAgentGrants(w http.ResponseWriter, r *request) error {
+	config, agent, err := a.agentID(r, forge.ReadAgents)
+	if err != nil {
+		return err
+	}
+	page := r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	grants, err := a.forge.AgentGrants(r.ctx(), r.by, config, agent)
+	if err != nil {
+		return err
+	}
+	shapes := []grantShape{}
+	for _, g := range cut(page, grants) {
+		project, err := a.forge.ProjectByID(r.ctx(), g.Project)
+		if err != nil {
+			return err
+		}
+		shape, err := a.grantShape(r, project, g)
+		if err != nil {
+			return err
+		}
+		shapes = append(shapes, shape)
+	}
+	return writePage(a, w, r, page, shapes, len(grants))
 }
 
 // grantAgent answers 201 however often it is asked.
@@ -112,7 +168,11 @@ func (a *API) grantAgent(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return created(w, shapeGrant(grant))
+	shape, err := a.grantShape(r, project, grant)
+	if err != nil {
+		return err
+	}
+	return created(w, shape)
 }
 
 func (a *API) revokeGrant(w http.ResponseWriter, r *request) error {

@@ -1,7 +1,6 @@
 package gitlabapi
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -38,6 +37,7 @@ var (
 	errNoRoute      = &statusError{status: http.StatusNotFound, body: errorBody{Error: "404 Not Found"}}
 	errUnauthorized = &statusError{status: http.StatusUnauthorized, body: errorBody{Message: "401 Unauthorized"}}
 	errNotFound     = &statusError{status: http.StatusNotFound, body: errorBody{Message: "404 Not found"}}
+	errSudo         = &statusError{status: http.StatusForbidden, body: errorBody{Message: "403 Forbidden - sudo is not supported"}}
 	errTooLarge     = &statusError{status: http.StatusRequestEntityTooLarge, body: errorBody{Error: "413 Request Entity Too Large"}}
 )
 
@@ -131,11 +131,11 @@ func notFoundText(message string) string {
 }
 
 func (a *API) writeError(w *tracked, r *http.Request, err error) {
-	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
-		return // nobody is there to read it
-	}
 	_, given, _ := credential(r)
 	told := answer(err, !given)
+	if told.status >= http.StatusInternalServerError && r.Context().Err() != nil {
+		return // it failed because the client left
+	}
 	if told.status >= http.StatusInternalServerError {
 		a.log.ErrorContext(r.Context(), "request failed",
 			"request", w.Header().Get("X-Request-Id"), "method", r.Method, "error", err)

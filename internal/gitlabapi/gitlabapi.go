@@ -135,6 +135,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := in.read(); err != nil {
 		return err
 	}
+	if r.Header.Get("Sudo") != "" || in.has("sudo") {
+		return errSudo // done as the caller, it would be another act than was meant
+	}
 	return route.handle(w, in)
 }
 

@@ -125,7 +125,7 @@ func (a *API) addMember(in place) handler {
 		}
 		r.need("access_level")
 		r.needOneOf("user_id", "username")
-		user, level, expires := tidelock.UserID(r.number("user_id")), r.level("access_level"), r.when("expires_at")
+		user, level, expires := tidelock.UserID(r.number("user_id")), r.level("access_level"), r.date("expires_at")
 		name := r.text("username")
 		if err := r.err(); err != nil {
 			return err
@@ -158,7 +158,7 @@ func (a *API) editMember(in place) handler {
 		r.need("access_level")
 		level := r.level("access_level")
 		p := &r.params
-		expires := given(p, "expires_at", p.when)
+		expires := given(p, "expires_at", p.date)
 		if err := r.err(); err != nil {
 			return err
 		}

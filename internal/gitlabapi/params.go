@@ -265,6 +265,9 @@ func (p *params) when(name string) time.Time {
 	return time.Time{}
 }
 
+// date reads a date; of a time, its day in UTC.
+func (p *params) date(name string) time.Time { return p.when(name).Truncate(24 * time.Hour) }
+
 func (p *params) level(name string) tidelock.AccessLevel {
 	return tidelock.AccessLevel(p.number(name))
 }

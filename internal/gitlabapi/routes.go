@@ -114,6 +114,7 @@ func (a *API) table() []route {
 		// Ours, under the same envelope.
 		{get, "/projects/:id/cluster_agents/:agent_id/status", a.showAgentStatus},
 		{get, "/projects/:id/cluster_agents/:agent_id/announcements", a.listAgentAnnouncements},
+		{get, "/projects/:id/cluster_agents/:agent_id/grants", a.listAgentGrants},
 		{get, "/projects/:id/agent_grants", a.listGrants},
 		{post, "/projects/:id/agent_grants", a.grantAgent},
 		{del, "/projects/:id/agent_grants/:agent_id", a.revokeGrant},

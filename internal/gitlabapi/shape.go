@@ -11,36 +11,39 @@ import (
 type stamp time.Time
 
 func (t stamp) MarshalJSON() ([]byte, error) {
-	return quoteTime(time.Time(t), "2006-01-02T15:04:05.000Z")
+	return quoteTime(time.Time(t).UTC(), "2006-01-02T15:04:05.000Z")
 }
 
 // An exact is a time of our own routes, to the microsecond.
 type exact time.Time
 
 func (t exact) MarshalJSON() ([]byte, error) {
-	return quoteTime(time.Time(t), "2006-01-02T15:04:05.000000Z")
+	return quoteTime(time.Time(t).UTC(), "2006-01-02T15:04:05.000000Z")
 }
 
 // A day is a date, which is how access tokens and memberships expire.
 type day time.Time
 
-func (t day) MarshalJSON() ([]byte, error) { return quoteTime(time.Time(t), time.DateOnly) }
+func (t day) MarshalJSON() ([]byte, error) { return quoteTime(time.Time(t).UTC(), time.DateOnly) }
 
-// A zoned is a time in the zone that a commit was made in.
+// A zoned is a time in the zone that a commit was made in. Commits can hold
+// any number; a zone that strict clients do not read is written as UTC.
 type zoned time.Time
 
 func (t zoned) MarshalJSON() ([]byte, error) {
-	if time.Time(t).IsZero() {
-		return []byte("null"), nil
+	local := time.Time(t)
+	if _, offset := local.Zone(); offset <= -24*3600 || offset >= 24*3600 {
+		local = local.UTC()
 	}
-	return []byte(time.Time(t).Format(`"2006-01-02T15:04:05.000Z07:00"`)), nil
+	return quoteTime(local, "2006-01-02T15:04:05.000Z07:00")
 }
 
+// quoteTime writes null also for a year that RFC 3339 cannot say.
 func quoteTime(t time.Time, layout string) ([]byte, error) {
-	if t.IsZero() {
+	if year := t.Year(); t.IsZero() || year < 1 || year > 9999 {
 		return []byte("null"), nil
 	}
-	return []byte(`"` + t.UTC().Format(layout) + `"`), nil
+	return []byte(`"` + t.Format(layout) + `"`), nil
 }
 
 // orNull is nil, which is JSON's null, for the zero value.

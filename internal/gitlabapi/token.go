@@ -38,10 +38,10 @@ func (a *API) newTokenShape(t tidelock.Token, secret tidelock.Secret) tokenShape
 	return shape
 }
 
-// newToken reads what all tokens are made from.
+// newToken reads what all tokens are made from. Access tokens expire on a day.
 func (p *params) newToken() forge.NewToken {
 	p.need("name", "scopes")
-	return forge.NewToken{Name: p.text("name"), Scopes: p.scopes("scopes"), ExpiresAt: p.when("expires_at")}
+	return forge.NewToken{Name: p.text("name"), Scopes: p.scopes("scopes"), ExpiresAt: p.date("expires_at")}
 }
 
 // active reads which tokens are wanted: nil is all of them.
@@ -293,7 +293,7 @@ func (a *API) createDeployToken(in place) handler {
 			return err
 		}
 		token := r.newToken()
-		token.Username = r.text("username")
+		token.Username, token.ExpiresAt = r.text("username"), r.when("expires_at")
 		if err := r.err(); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,8 @@ func TestErrors(t *testing.T) {
 		{"missing member", "DELETE", "/projects/team%2Fopen/members/4711", "", asRoot, 404, `{"message":"404 Member Not Found"}`},
 		{"missing token", "DELETE", "/projects/team%2Fopen/deploy_tokens/4711", "", asRoot, 404, `{"message":"404 Token Not Found"}`},
 		{"id that is none", "GET", "/projects/team%2Fopen/cluster_agents/abc", "", asRoot, 400, `{"error":"agent_id is invalid"}`},
+		{"as somebody else", "GET", "/user", "", "Sudo: eve", 403, ""},
+		{"as somebody else by query", "GET", "/user?sudo=eve", "", asRoot, 403, `{"message":"403 Forbidden - sudo is not supported"}`},
 		{"unknown route", "GET", "/nope", "", asRoot, 404, `{"error":"404 Not Found"}`},
 		{"feature of another edition", "GET", "/projects/team%2Fopen/push_rule", "", asRoot, 404, `{"error":"404 Not Found"}`},
 		{"wrong method", "PATCH", "/projects/team%2Fopen", "", asRoot, 405, `{"error":"405 Not Allowed"}`},
@@ -433,6 +436,40 @@ func TestNoSecretInLog(t *testing.T) {
 		}
 		if strings.Contains(w.log.String(), secret) {
 			t.Errorf("the secret of %s is in the log", c[0])
+		}
+	}
+}
+
+// TestHostileCommit lists a commit whose dates no calendar has: one such must
+// not make a project's history unreadable.
+func TestHostileCommit(t *testing.T) {
+	w := newWorld(t)
+	project := w.project(w.group("team", tidelock.Public), "site", tidelock.Public)
+	w.push(project, map[string]string{"a": "a"})
+	repo := w.repos.Repo(project.ID).Path()
+	git := func(stdin string, args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", repo}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.Output()
+		must(t, err)
+		return strings.TrimSpace(string(out))
+	}
+	tree := git("", "rev-parse", "main^{tree}")
+	for i, date := range []string{"999999999999999 +0000", "1700000000 +9959", "1700000000 -2359", "-1 +0000", "253402300800 +0000", "x y"} {
+		commit := git("tree "+tree+"\nauthor A <a@b> "+date+"\ncommitter \xff <\"> "+date+"\n\n\xff\x01<script>\n", "hash-object", "-w", "-t", "commit", "--literally", "--stdin")
+		ref := tidelock.BranchRef(fmt.Sprintf("b%d", i))
+		git("", "update-ref", string(ref), commit)
+		_, err := w.forge.Pushed(t.Context(), project.ID, w.root, []tidelock.RefName{ref})
+		must(t, err)
+	}
+	branches, _, err := w.client().Branches.ListBranches("team/site", nil)
+	must(t, err)
+	if len(branches) != 8 {
+		t.Errorf("%d branches, want 8", len(branches))
+	}
+	for _, query := range []string{"since=0001-01-02", "until=9999-12-31", "since=1969-01-01T00:00:00Z", "until=0001-01-02"} {
+		if got := w.call("GET", "/projects/team%2Fsite/repository/commits?"+query, ""); got.status != http.StatusOK {
+			t.Errorf("%s answers %d %s", query, got.status, got.body)
 		}
 	}
 }

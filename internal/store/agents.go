@@ -136,6 +136,16 @@ func (db *DB) Grants(ctx context.Context, project tidelock.ProjectID) ([]tideloc
 	return many(ctx, db.point(ctx), "grants", scanGrant, selectGrants, project)
 }
 
+const selectGrantsTo = `
+	SELECT project_id, agent_id, granted_by, created_at
+	FROM grants
+	WHERE agent_id = ?
+	ORDER BY project_id`
+
+func (db *DB) GrantsTo(ctx context.Context, agent tidelock.AgentID) ([]tidelock.Grant, error) {
+	return many(ctx, db.point(ctx), "grants", scanGrant, selectGrantsTo, agent)
+}
+
 const countGrants = `SELECT COUNT(*) FROM grants WHERE project_id = ? AND agent_id = ?`
 
 func (db *DB) Granted(ctx context.Context, agent tidelock.AgentID, project tidelock.ProjectID) (bool, error) {

@@ -191,6 +191,11 @@ var agentTests = []test{
 		grants, err := w.Grants(w.Context(), other.ID)
 		w.ok(err)
 		equal(w, grants, []tidelock.Grant{first, {Project: other.ID, Agent: two.ID, By: 7, CreatedAt: at(time.Hour)}})
+		third := w.project(site.Namespace, "third")
+		w.ok(w.Grant(w.Context(), tidelock.Grant{Project: third.ID, Agent: one.ID, By: 7, CreatedAt: at(0)}))
+		grants, err = w.GrantsTo(w.Context(), one.ID)
+		w.ok(err)
+		equal(w, grants, []tidelock.Grant{first, {Project: third.ID, Agent: one.ID, By: 7, CreatedAt: at(0)}})
 
 		w.ok(w.RevokeGrant(w.Context(), other.ID, one.ID))
 		w.kind(w.RevokeGrant(w.Context(), other.ID, one.ID), tidelock.NotFound)
