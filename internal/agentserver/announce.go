@@ -23,7 +23,7 @@ import (
 const (
 	batchSize   = 64 // sources resolved in one go
 	firstRetry  = 200 * time.Millisecond
-	lastRetry   = 10 * time.Second
+	lastRetry   = 5 * time.Second
 	deliverTime = 30 * time.Second // an announcement not confirmed by then is lost
 	maxRefusals = 100              // of one stream
 	abortTime   = 5 * time.Second  // a stream that cannot even be told to end is cut
@@ -390,7 +390,7 @@ func (a *announcer) write(ctx context.Context, received <-chan error) error {
 	retry.Stop()
 	defer retry.Stop()
 	defer a.guard(callOf(ctx).response)()
-	delay := firstRetry
+	delay, waiting := firstRetry, false
 	for {
 		select {
 		case <-a.aborted:
@@ -409,17 +409,19 @@ func (a *announcer) write(ctx context.Context, received <-chan error) error {
 			}
 			continue
 		case <-retry.C:
+			waiting = false
 		case <-a.wake:
 		}
 		again, err := a.writeMarked(ctx)
 		switch {
 		case err != nil:
 			return err
-		case again:
+		case !again:
+			delay = firstRetry
+		case !waiting: // events in between neither hurry nor put off the next try
+			waiting = true
 			retry.Reset(jitter(delay))
 			delay = min(2*delay, lastRetry)
-		default:
-			delay = firstRetry
 		}
 	}
 }

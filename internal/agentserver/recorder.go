@@ -159,8 +159,14 @@ func (r *recorder) flush(ctx context.Context) error {
 		if len(batch) == 0 {
 			return nil
 		}
-		if err := r.forge.SaveAnnouncements(ctx, batch...); err != nil {
+		err := r.forge.SaveAnnouncements(ctx, batch...)
+		if err != nil {
 			r.giveBack(batch)
+		}
+		r.mu.Lock()
+		r.writing = nil
+		r.mu.Unlock()
+		if err != nil {
 			return err
 		}
 	}
