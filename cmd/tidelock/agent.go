@@ -23,6 +23,7 @@ project, and is named <project>/<name>.`)
 		newAgentTokenCommand(env, &source),
 		newAgentGrantCommand(env, &source),
 		newAgentUngrantCommand(env, &source),
+		newAgentGrantsCommand(env, &source),
 		newAgentManifestCommand(env, &source),
 	}
 	for _, sub := range managed {

@@ -145,7 +145,7 @@ came. The exit code is 3 while the agent is not connected.`,
 			if output.json() {
 				err = printJSON(env.stdout, map[string]any{
 					"agent": view.agent.raw, "status": view.status.raw,
-					"tokens": rawOf(view.tokens), "sources": rawOf(view.sources),
+					"tokens": rawOf(view.tokens), "grants": rawOf(view.grants), "sources": rawOf(view.sources),
 				})
 			} else {
 				err = view.print(env.stdout)
@@ -165,6 +165,7 @@ type agentView struct {
 	agent   answer[gitlab.Agent]
 	status  answer[agentStatus]
 	tokens  []answer[gitlab.AgentToken]
+	grants  []answer[grantRow]
 	sources []answer[announcementRow]
 }
 
@@ -178,6 +179,9 @@ func readAgent(ctx context.Context, c *connection, reference string) (v agentVie
 		return v, err
 	}
 	if v.tokens, err = list[gitlab.AgentToken](ctx, c, path+"/tokens", nil, 0); err != nil {
+		return v, err
+	}
+	if v.grants, err = list[grantRow](ctx, c, path+"/grants", nil, 0); err != nil {
 		return v, err
 	}
 	latest := struct {
@@ -198,6 +202,11 @@ func (v agentView) print(w io.Writer) error {
 		tokens = append(tokens, fmt.Sprintf("%d (%s)", t.value.ID, t.value.Name))
 	}
 	head.row("Tokens", orDash(strings.Join(tokens, ", ")))
+	granted := []string{}
+	for _, g := range v.grants {
+		granted = append(granted, g.value.Project)
+	}
+	head.row("Granted", orDash(strings.Join(granted, ", ")))
 	head.row("Configuration", status.configuration())
 	for _, warning := range status.Configuration.Warnings {
 		head.row("", "warning: "+warning)
