@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"tidelock.dev/playground/sample"
 	"tidelock.dev/playground/stack"
 	"tidelock.dev/playground/supervisor"
 )
@@ -238,9 +239,18 @@ func TestPlayground(t *testing.T) {
 	})
 
 	t.Run("down stops all and up brings it back", func(t *testing.T) {
+		forge := p.forge(t)
+		config := map[string]string{agentConfig: "observability:\n  logging:\n    level: debug\nflux:\n  webhook_receiver_url: http://127.0.0.1:1\n"}
+		if _, err := forge.Push(t.Context(), sample.Agents, "Ask for more", config); err != nil {
+			t.Fatal(err)
+		}
 		p.mustRun("down")
 		if left := p.processes(); len(left) > 0 {
 			t.Errorf("after down there are\n%s", strings.Join(left, "\n"))
+		}
+		// What else is lost is made anew.
+		if err := os.RemoveAll(filepath.Join(p.state, "tokens")); err != nil {
+			t.Fatal(err)
 		}
 		began := time.Now()
 		p.mustRun("up")
@@ -248,8 +258,34 @@ func TestPlayground(t *testing.T) {
 		if again := p.status(); again.URL != running.URL {
 			t.Errorf("second start serves %s, the first %s", again.URL, running.URL)
 		}
-		p.mustRun("demo")
+		if out := p.mustRun("demo"); !strings.Contains(out, "through its receiver") {
+			t.Errorf("Flux was not triggered through its receiver:\n%s", out)
+		}
+		tree, err := forge.Clone(t.Context(), sample.Agents)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.Remove()
+		text, err := os.ReadFile(filepath.Join(tree.Dir, agentConfig))
+		if err != nil || !strings.Contains(string(text), "level: debug") || strings.Contains(string(text), "127.0.0.1:1\n") {
+			t.Errorf("the configuration is %q, error %v; want the user's level and the true receiver", text, err)
+		}
 	})
+}
+
+const agentConfig = ".gitlab/agents/playground/config.yaml"
+
+func (p *playground) forge(t *testing.T) *sample.Forge {
+	t.Helper()
+	facts, err := stack.ReadFacts(p.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forge, err := facts.Forge()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return forge
 }
 
 func find(t *testing.T, all []supervisor.Status, name string) supervisor.Status {
