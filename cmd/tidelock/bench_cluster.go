@@ -467,5 +467,8 @@ func (b *pushBench) createProject(ctx context.Context, group int64, name string)
 }
 
 func (b *pushBench) announcements(ctx context.Context, project int64, commit tidelock.CommitID) ([]answer[announcementRow], error) {
-	return list[announcementRow](ctx, b.server, at("projects/%d/announcements?commit=%s", project, string(commit)), nil, 100)
+	query := struct {
+		Commit string `url:"commit,omitempty"`
+	}{string(commit)}
+	return list[announcementRow](ctx, b.server, at("projects/%d/announcements", project), query, 100)
 }
