@@ -23,7 +23,7 @@ type exchange struct {
 
 	contentType string
 	started     bool  // the header is sent; before, an error can still be told
-	ended       bool  // the request was read to its end
+	failed      error // why the request can be read no further; io.EOF at its end
 	read        int64 // bytes of the request
 	written     int64 // bytes of the response
 }
@@ -37,18 +37,23 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, contentType st
 
 // Read reads the request as it came, compressed or not.
 func (x *exchange) Read(p []byte) (int, error) {
+	if x.failed != nil {
+		return 0, x.failed
+	}
 	// A connection without deadlines is somebody's test; it just cannot be cut.
 	_ = x.rc.SetReadDeadline(x.deadline())
 	n, err := x.body.Read(p)
 	x.read += int64(n)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
 		// The server now watches the connection for its end, without a limit.
+		// After any other error the deadline stays: net/http, which tries to
+		// read what is left, must not wait for it.
 		_ = x.rc.SetReadDeadline(time.Time{})
-		x.ended = errors.Is(err, io.EOF)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = tidelock.Errorf(tidelock.Unavailable, "the client is too slow: it sent nothing for %v, or not all in time", x.idle)
 	}
+	x.failed = err
 	return n, err
 }
 
@@ -68,7 +73,9 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if err == nil {
 		err = x.rc.Flush()
 	}
-	_ = x.rc.SetWriteDeadline(time.Time{})
+	if err == nil {
+		_ = x.rc.SetWriteDeadline(time.Time{})
+	}
 	return n, err
 }
 
@@ -140,10 +147,8 @@ const maxOverrun = 32 << 20
 // connection on which both sides talked and one is not done.
 func (x *exchange) finish() {
 	x.start()
-	if !x.ended {
-		_, _ = io.CopyN(io.Discard, x, maxOverrun)
-	}
-	if !x.ended {
+	_, _ = io.CopyN(io.Discard, x, maxOverrun)
+	if x.failed != io.EOF {
 		panic(http.ErrAbortHandler)
 	}
 }

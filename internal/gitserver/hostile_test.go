@@ -157,13 +157,19 @@ func (c *counter) Read(p []byte) (int, error) {
 // first chunk.
 func (w *world) raw(service string, first []byte) net.Conn {
 	w.t.Helper()
-	conn, err := net.Dial("tcp", w.server.Listener.Addr().String())
-	must(w.t, err)
-	w.t.Cleanup(func() { conn.Close() })
-	_, err = fmt.Fprintf(conn, "POST /people/site.git/%s HTTP/1.1\r\nHost: x\r\nPrivate-Token: %s\r\n"+
+	conn := w.dial()
+	_, err := fmt.Fprintf(conn, "POST /people/site.git/%s HTTP/1.1\r\nHost: x\r\nPrivate-Token: %s\r\n"+
 		"Content-Type: application/x-%s-request\r\nTransfer-Encoding: chunked\r\n\r\n", service, w.maintainer.token, service)
 	must(w.t, err)
 	sendChunk(w.t, conn, first)
+	return conn
+}
+
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	conn, err := net.Dial("tcp", w.server.Listener.Addr().String())
+	must(w.t, err)
+	w.t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
@@ -191,13 +197,18 @@ func TestStallingClients(t *testing.T) {
 		"before any want":       {"git-upload-pack", []byte("00")},
 		"between want and done": {"git-upload-pack", pkt("want " + string(w.head("refs/heads/main")) + " ofs-delta\n")},
 	} {
-		conn := w.raw(tt.service, tt.sent)
-		must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
-		if answer, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: the client still is connected; it was told %q", name, answer)
-		}
-		if w.head("refs/heads/stalled") != "" {
-			t.Errorf("%s: the branch exists", name)
+		sized := w.dial()
+		_, err := fmt.Fprintf(sized, "POST /people/site.git/%s HTTP/1.1\r\nHost: x\r\nPrivate-Token: %s\r\n"+
+			"Content-Type: application/x-%s-request\r\nContent-Length: 100000\r\n\r\n%s", tt.service, w.maintainer.token, tt.service, tt.sent)
+		must(t, err)
+		for _, conn := range []net.Conn{w.raw(tt.service, tt.sent), sized} {
+			must(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
+			if answer, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: the client still is connected; it was told %q", name, answer)
+			}
+			if w.head("refs/heads/stalled") != "" {
+				t.Errorf("%s: the branch exists", name)
+			}
 		}
 	}
 	w.intact()
