@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -51,8 +52,6 @@ func serve(t *testing.T, handle http.HandlerFunc) string {
 var testHook = &hook{path: "/hook/abc", key: []byte("the key")}
 
 func TestPokeSigns(t *testing.T) {
-	// A proxy of the environment must not see receivers.
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	var got *http.Request
 	var body []byte
 	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -78,6 +77,23 @@ func TestPokeSigns(t *testing.T) {
 	}
 	if got.Header.Get("Authorization") != "" {
 		t.Error("a receiver got the agent's credentials")
+	}
+}
+
+// The environment's proxies are for the tunnel, not for what goes on in the
+// cluster. (They never apply to loopback, so nothing can be seen on the wire.)
+func TestNoProxy(t *testing.T) {
+	e := testEndpoints(t, "https://kubernetes.example")
+	if e.direct.Transport.(*http.Transport).Proxy != nil {
+		t.Error("receivers are called through a proxy")
+	}
+	c, err := New(Config{REST: &rest.Config{Host: "https://kubernetes.example"}, Agent: 1, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HTTPS_PROXY", "http://proxy.example")
+	if proxy, err := c.rest.Proxy(httptest.NewRequest(http.MethodGet, "https://kubernetes.example/api", nil)); proxy != nil || err != nil {
+		t.Errorf("the API server is called through %v, %v", proxy, err)
 	}
 }
 

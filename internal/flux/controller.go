@@ -67,6 +67,8 @@ type Controller struct {
 	metrics   *metrics
 	bell      chan struct{} // wakes dispatch
 
+	annotating chan struct{} // has an entry for each annotation under way
+
 	mu          sync.Mutex
 	running     bool
 	settings    Settings
@@ -136,7 +138,10 @@ func New(config Config) (*Controller, error) {
 		discovery: discovery,
 		endpoints: endpoints,
 		bell:      make(chan struct{}, 1),
-		selector:  labels.Everything(),
+
+		annotating: make(chan struct{}, annotateSlots),
+
+		selector: labels.Everything(),
 	}
 	webhook, err := parseWebhookURL("")
 	if err != nil {

@@ -355,6 +355,12 @@ func (r *receiverStep) awaitDeletion() (reconcile.Result, error) {
 // annotate asks Flux for a reconciliation by annotating the source itself.
 // The uid makes sure that a deleted source is not made again.
 func (c *Controller) annotate(ctx context.Context, key types.NamespacedName, uid string) error {
+	select {
+	case c.annotating <- struct{}{}:
+		defer func() { <-c.annotating }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, annotateTimeout)
 	defer cancel()
 	object := &unstructured.Unstructured{}
@@ -372,7 +378,12 @@ func (c *Controller) annotate(ctx context.Context, key types.NamespacedName, uid
 	return nil
 }
 
-const annotateTimeout = 10 * time.Second
+const (
+	annotateTimeout = 10 * time.Second
+
+	// annotateSlots bounds the annotations under way at a time.
+	annotateSlots = 16
+)
 
 // requestStamp is a value that no request had before.
 func requestStamp(now time.Time) string { return now.UTC().Format(time.RFC3339Nano) }

@@ -153,13 +153,16 @@ func (c *Controller) setSynced() {
 type session struct {
 	*Controller
 	cache     cache.Cache
-	receivers bool // Receivers exist
+	receivers bool          // Receivers exist
+	missing   chan struct{} // has an entry if a watch found its kind gone
+
+	failedAt time.Time // when a watch broke last; guarded by the Controller's mutex
 }
 
 // runSession watches Flux until ctx is done, the installation changes, or the
 // watching fails.
 func (c *Controller) runSession(ctx context.Context, found installation) error {
-	s := &session{Controller: c, receivers: found.receivers}
+	s := &session{Controller: c, receivers: found.receivers, missing: make(chan struct{}, 1)}
 	m, err := s.newManager()
 	if err != nil {
 		return err
@@ -195,14 +198,31 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 	if found.missing() != "" {
 		poll = absentPollMax
 	}
-	for pause(ctx, poll) {
+	for s.wait(ctx, poll) {
 		now, err := c.discover(ctx)
-		if err == nil && now != found {
+		switch {
+		case err != nil:
+		case now != found:
 			c.log.InfoContext(ctx, "the installation of Flux has changed")
 			return nil
+		case s.quietFor(2 * poll):
+			c.setDetail(found.missing())
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// wait waits until it is time to see if Flux is still there.
+func (s *session) wait(ctx context.Context, poll time.Duration) bool {
+	timer := time.NewTimer(jitter(poll))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.missing:
+	case <-timer.C:
+	}
+	return true
 }
 
 // restMapper knows the few kinds there are, so that a cluster without them
@@ -330,10 +350,28 @@ func (s *session) end() {
 	}
 }
 
+// watchFailed takes note of a watch that broke; it is started again without
+// our doing, so there is nothing to repair.
 func (s *session) watchFailed(ctx context.Context, _ *toolscache.Reflector, err error) {
 	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || errors.Is(err, context.Canceled) {
 		return // the reflector lists again
 	}
+	if apierrors.IsNotFound(err) {
+		select {
+		case s.missing <- struct{}{}:
+		default:
+		}
+	}
+	s.mu.Lock()
+	s.failedAt = time.Now()
+	s.mu.Unlock()
 	s.setDetail("watching Flux: " + err.Error())
 	s.log.WarnContext(ctx, "watching Flux was interrupted", "error", err)
+}
+
+// quietFor reports whether no watch broke lately.
+func (s *session) quietFor(d time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.failedAt) > d
 }

@@ -20,7 +20,9 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"tidelock.dev"
@@ -468,4 +470,40 @@ func TestFluxArrivesLate(t *testing.T) {
 	a.SetServed(id, true)
 	awaitReceivers(t, c, ns, 1)
 	a.pushUntilVia(t, git, id, flux.ViaReceiver)
+
+	// It leaves: its kinds are deleted, and all that is of them.
+	if err := admin.Delete(t.Context(), repo); err != nil {
+		t.Fatal(err)
+	}
+	e2e.Eventually(t, 10*time.Second, func(ctx context.Context) error {
+		if err := admin.Get(ctx, client.ObjectKeyFromObject(repo), repo); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the source is still there: %w", err)
+		}
+		return nil
+	})
+	definition := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "gitrepositories.source.toolkit.fluxcd.io"}}
+	definition.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	if err := admin.Delete(t.Context(), definition); err != nil {
+		t.Fatal(err)
+	}
+	e2e.Eventually(t, 40*time.Second, func(context.Context) error {
+		if s := a.Status(); s.Installed || s.Sources != 0 {
+			return fmt.Errorf("status: %+v", s)
+		}
+		return nil
+	})
+
+	// And it comes back.
+	if err := system.ApplyCRDs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, id = newSource(t, c, ns, "site", git.url)
+	a.awaitSource(t, id)
+	n := a.announce(t, id, git.push(t, map[string]string{"file": "back"}))
+	e2e.Eventually(t, 10*time.Second, func(context.Context) error {
+		if p := a.latest(id); p.Number != n || p.Answered == 0 {
+			return fmt.Errorf("progress: %+v", p)
+		}
+		return nil
+	})
 }
