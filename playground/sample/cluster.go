@@ -82,21 +82,41 @@ func (f *Forge) ApplySource(ctx context.Context, c client.Client) error {
 
 var (
 	sourceKind        = schema.GroupVersionKind{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "GitRepository"}
+	receiverKind      = schema.GroupVersionKind{Group: "notification.toolkit.fluxcd.io", Version: "v1", Kind: "Receiver"}
 	kustomizationKind = schema.GroupVersionKind{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Kind: "Kustomization"}
 )
 
-// AwaitApplied waits until Flux has applied what it fetched of the deployment
-// project.
-func AwaitApplied(ctx context.Context, c client.Client) error {
+// AwaitReady waits until Flux has applied what it fetched of the deployment
+// project, and the agent can trigger it: its Receiver is ready.
+func AwaitReady(ctx context.Context, c client.Client) error {
 	last := "it was not looked at"
 	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (done bool, err error) {
-		done, last = applied(ctx, c)
+		if done, last = applied(ctx, c); done {
+			done, last = receiverReady(ctx, c)
+		}
 		return done, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait until the sample is applied: %w; %s", err, last)
+		return fmt.Errorf("wait until the sample is ready: %w; %s", err, last)
 	}
 	return nil
+}
+
+func receiverReady(ctx context.Context, c client.Client) (done bool, why string) {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(receiverKind)
+	if err := c.List(ctx, list, client.InNamespace(Namespace)); err != nil {
+		return false, err.Error()
+	}
+	why = "the agent has made no Receiver"
+	for _, receiver := range list.Items {
+		ready, message := readiness(&receiver)
+		if ready {
+			return true, ""
+		}
+		why = fmt.Sprintf("Receiver %s/%s: %s", Namespace, receiver.GetName(), message)
+	}
+	return false, why
 }
 
 func applied(ctx context.Context, c client.Client) (done bool, why string) {

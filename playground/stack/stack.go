@@ -307,5 +307,5 @@ func (s *Stack) applySample(ctx context.Context) error {
 	if err := s.forge.ApplySource(ctx, s.client); err != nil {
 		return err
 	}
-	return sample.AwaitApplied(ctx, s.client)
+	return sample.AwaitReady(ctx, s.client)
 }
