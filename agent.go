@@ -107,6 +107,7 @@ type Announcement struct {
 	Ref     RefName
 	Commit  CommitID // empty when gone
 	Push    PushID   // what moved the head; 0 when unknown
+	Trace   string   // of Push
 
 	State   AnnouncementState
 	Message string // why it is parked, failed or closed

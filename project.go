@@ -56,6 +56,7 @@ type Head struct {
 	Commit  CommitID
 	Push    PushID // the push that moved it here; 0 when found by comparison
 	MovedAt time.Time
+	Trace   string // of Push
 }
 
 // A RefUpdate is one ref that moved. Old is empty when the ref was created,
@@ -75,7 +76,8 @@ type Push struct {
 	By        UserID  // 0 when unknown: found by comparing refs with heads, or a deploy token
 	Token     TokenID // 0 when unknown
 	At        time.Time
-	Announced bool // the bus has been told
+	Announced bool   // the bus has been told
+	Trace     string // W3C traceparent under which what follows is traced; "" for untraced
 	Updates   []RefUpdate
 }
 

@@ -11,12 +11,12 @@ import (
 
 const (
 	announcementColumns = `a.agent_id, a.source, a.number, a.project_id, a.ref, a.commit_id, a.push_id, a.state, a.message,
-	COALESCE(p.pushed_at, 0), a.sent_at, a.announced_at, a.called_at, a.answered_at, a.handled_at, a.fetched_at, a.via, a.attempts`
+	COALESCE(p.trace, ''), COALESCE(p.pushed_at, 0), a.sent_at, a.announced_at, a.called_at, a.answered_at, a.handled_at, a.fetched_at, a.via, a.attempts`
 	announcementTables = `announcements a LEFT JOIN pushes p ON p.id = a.push_id`
 )
 
 func scanAnnouncement(row scanner) (a tidelock.Announcement, err error) {
-	err = row.Scan(&a.Agent, &a.Source, &a.Number, &a.Project, &a.Ref, &a.Commit, &a.Push, &a.State, &a.Message,
+	err = row.Scan(&a.Agent, &a.Source, &a.Number, &a.Project, &a.Ref, &a.Commit, &a.Push, &a.State, &a.Message, &a.Trace,
 		(*instant)(&a.AcceptedAt), (*instant)(&a.SentAt), (*instant)(&a.AnnouncedAt), (*instant)(&a.CalledAt),
 		(*instant)(&a.AnsweredAt), (*instant)(&a.HandledAt), (*instant)(&a.FetchedAt), &a.Via, &a.Attempts)
 	return a, err

@@ -16,8 +16,8 @@ const (
 	lockProject = `SELECT id FROM projects WHERE id = ?`
 
 	insertPush = `
-		INSERT INTO pushes (project_id, pushed_by, token_id, pushed_at, announced)
-		VALUES (?, ?, ?, ?, FALSE)
+		INSERT INTO pushes (project_id, pushed_by, token_id, pushed_at, announced, trace)
+		VALUES (?, ?, ?, ?, FALSE, ?)
 		RETURNING id`
 	insertPushUpdates = `INSERT INTO push_updates (push_id, position, ref, old_object, new_object, new_commit) VALUES `
 	upsertHeads       = `INSERT INTO heads (project_id, ref, object, commit_id, push_id, moved_at) VALUES `
@@ -61,7 +61,7 @@ func (db *DB) RecordPush(ctx context.Context, p tidelock.Push) (tidelock.Push, e
 		if len(p.Updates) == 0 {
 			return nil
 		}
-		if err := s.row(ctx, insertPush, p.Project, p.By, p.Token, p.At).Scan(&p.ID); err != nil {
+		if err := s.row(ctx, insertPush, p.Project, p.By, p.Token, p.At, p.Trace).Scan(&p.ID); err != nil {
 			return fmt.Errorf("write push: %w", err)
 		}
 		if err := s.insertUpdates(ctx, p); err != nil {
@@ -80,7 +80,7 @@ func (s session) headsOf(ctx context.Context, project tidelock.ProjectID, update
 		for _, u := range some {
 			args = append(args, []byte(u.Ref))
 		}
-		found, err := many(ctx, s, "heads", scanHead, selectHeads+` AND ref IN `+tuples(1, len(some)), args...)
+		found, err := many(ctx, s, "heads", scanHead, selectHeads+` AND h.ref IN `+tuples(1, len(some)), args...)
 		if err != nil {
 			return nil, err
 		}
@@ -138,25 +138,25 @@ func tuples(rows, width int) string {
 }
 
 const selectHeads = `
-	SELECT project_id, ref, object, commit_id, push_id, moved_at
-	FROM heads
-	WHERE project_id = ?`
+	SELECT h.project_id, h.ref, h.object, h.commit_id, h.push_id, h.moved_at, COALESCE(p.trace, '')
+	FROM heads h LEFT JOIN pushes p ON p.id = h.push_id
+	WHERE h.project_id = ?`
 
 func scanHead(row scanner) (h tidelock.Head, err error) {
-	err = row.Scan(&h.Project, &h.Ref, &h.Object, &h.Commit, &h.Push, (*instant)(&h.MovedAt))
+	err = row.Scan(&h.Project, &h.Ref, &h.Object, &h.Commit, &h.Push, (*instant)(&h.MovedAt), &h.Trace)
 	return h, err
 }
 
 func (db *DB) Heads(ctx context.Context, project tidelock.ProjectID) ([]tidelock.Head, error) {
-	return many(ctx, db.point(ctx), "heads", scanHead, selectHeads+` ORDER BY ref`, project)
+	return many(ctx, db.point(ctx), "heads", scanHead, selectHeads+` ORDER BY h.ref`, project)
 }
 
 func (db *DB) Head(ctx context.Context, project tidelock.ProjectID, ref tidelock.RefName) (tidelock.Head, error) {
-	return one(ctx, db.point(ctx), "head", scanHead, selectHeads+` AND ref = ?`, project, []byte(ref))
+	return one(ctx, db.point(ctx), "head", scanHead, selectHeads+` AND h.ref = ?`, project, []byte(ref))
 }
 
 const (
-	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.pushed_at, p.announced`
+	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.pushed_at, p.announced, p.trace`
 
 	selectPush        = `SELECT ` + pushColumns + ` FROM pushes p WHERE p.id = ?`
 	selectUnannounced = `SELECT ` + pushColumns + ` FROM pushes p WHERE NOT p.announced ORDER BY p.id LIMIT ?`
@@ -168,7 +168,7 @@ const (
 )
 
 func scanPush(row scanner) (p tidelock.Push, err error) {
-	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, (*instant)(&p.At), &p.Announced)
+	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, (*instant)(&p.At), &p.Announced, &p.Trace)
 	return p, err
 }
 

@@ -118,7 +118,8 @@ CREATE TABLE pushes (
 	pushed_by  BIGINT  NOT NULL,
 	token_id   BIGINT  NOT NULL,
 	pushed_at  BIGINT  NOT NULL,
-	announced  BOOLEAN NOT NULL
+	announced  BOOLEAN NOT NULL,
+	trace      TEXT    NOT NULL -- W3C traceparent
 );
 CREATE INDEX pushes_project ON pushes (project_id, id);
 CREATE INDEX pushes_unannounced ON pushes (id) WHERE NOT announced;

@@ -119,7 +119,8 @@ CREATE TABLE pushes (
 	pushed_by  INTEGER NOT NULL,
 	token_id   INTEGER NOT NULL,
 	pushed_at  INTEGER NOT NULL,
-	announced  INTEGER NOT NULL
+	announced  INTEGER NOT NULL,
+	trace      TEXT    NOT NULL -- W3C traceparent
 ) STRICT;
 CREATE INDEX pushes_project ON pushes (project_id, id);
 CREATE INDEX pushes_unannounced ON pushes (id) WHERE NOT announced;

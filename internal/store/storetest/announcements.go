@@ -19,7 +19,10 @@ var announcementTests = []test{
 	{"are read as they were saved", func(w world) {
 		site := w.site()
 		agent := w.agent(site.ID, "prod")
-		push := w.push(site.ID, "main=c1")
+		push, err := w.RecordPush(w.Context(), tidelock.Push{
+			Project: site.ID, Trace: "00-a-b-01", Updates: []tidelock.RefUpdate{update("main", "", "c1")},
+		})
+		w.ok(err)
 		want := tidelock.Announcement{
 			Agent: agent.ID, Source: source, Number: 12, Project: site.ID, Ref: "refs/heads/m\xffin", Commit: "c1", Push: push.ID,
 			State: tidelock.Parked, Message: "suspended",
@@ -27,7 +30,7 @@ var announcementTests = []test{
 			HandledAt: at(5 * time.Microsecond), FetchedAt: at(6 * time.Microsecond), Via: "receiver", Attempts: 3,
 		}
 		w.ok(w.SaveAnnouncements(w.Context(), want))
-		want.AcceptedAt = push.At
+		want.AcceptedAt, want.Trace = push.At, push.Trace
 		read := func(want ...tidelock.Announcement) {
 			w.Helper()
 			got, n, err := w.Announcements(w.Context(), tidelock.AnnouncementFilter{}, everything)
@@ -36,9 +39,9 @@ var announcementTests = []test{
 			equal(w, got, want)
 		}
 		read(want)
-		changed := tidelock.Announcement{Agent: agent.ID, Source: source, Number: 12, State: tidelock.Handled, AcceptedAt: start.Add(time.Hour)}
+		changed := tidelock.Announcement{Agent: agent.ID, Source: source, Number: 12, State: tidelock.Handled, Trace: "x", AcceptedAt: start.Add(time.Hour)}
 		w.ok(w.SaveAnnouncements(w.Context(), changed))
-		changed.AcceptedAt = time.Time{} // of no push
+		changed.Trace, changed.AcceptedAt = "", time.Time{} // of no push
 		read(changed)
 	}},
 

@@ -21,11 +21,11 @@ var pushTests = []test{
 		site := w.site()
 		tag := tidelock.RefUpdate{Ref: tidelock.TagRef("v1"), New: "ta9", Commit: "c1"}
 		push, err := w.RecordPush(w.Context(), tidelock.Push{
-			Project: site.ID, By: 7, Token: 8, At: start, Announced: true,
+			Project: site.ID, By: 7, Token: 8, At: start, Announced: true, Trace: "00-a-b-01",
 			Updates: []tidelock.RefUpdate{update("main", "invented", "c1"), tag},
 		})
 		w.ok(err)
-		equal(w, push, tidelock.Push{ID: push.ID, Project: site.ID, By: 7, Token: 8, At: at(0), Updates: []tidelock.RefUpdate{update("main", "", "c1"), tag}})
+		equal(w, push, tidelock.Push{ID: push.ID, Project: site.ID, By: 7, Token: 8, At: at(0), Trace: "00-a-b-01", Updates: []tidelock.RefUpdate{update("main", "", "c1"), tag}})
 		if push.ID == 0 {
 			w.Fatal("got no id")
 		}
@@ -36,13 +36,33 @@ var pushTests = []test{
 		heads, err := w.Heads(w.Context(), site.ID)
 		w.ok(err)
 		want := []tidelock.Head{
-			{Project: site.ID, Ref: branch("main"), Object: "c1", Commit: "c1", Push: push.ID, MovedAt: at(0)},
-			{Project: site.ID, Ref: tidelock.TagRef("v1"), Object: "ta9", Commit: "c1", Push: push.ID, MovedAt: at(0)},
+			{Project: site.ID, Ref: branch("main"), Object: "c1", Commit: "c1", Push: push.ID, MovedAt: at(0), Trace: push.Trace},
+			{Project: site.ID, Ref: tidelock.TagRef("v1"), Object: "ta9", Commit: "c1", Push: push.ID, MovedAt: at(0), Trace: push.Trace},
 		}
 		equal(w, heads, want)
 		head, err := w.Head(w.Context(), site.ID, tidelock.TagRef("v1"))
 		w.ok(err)
 		equal(w, head, want[1])
+	}},
+
+	{"give what they move their trace", func(w world) {
+		site := w.site()
+		traced := func(trace string, updates ...tidelock.RefUpdate) {
+			w.Helper()
+			_, err := w.RecordPush(w.Context(), tidelock.Push{Project: site.ID, Trace: trace, Updates: updates})
+			w.ok(err)
+		}
+		traced("first", update("main", "", "c1"), update("dev", "", "c1"))
+		traced("second", update("main", "", "c2"))
+		traced("third", update("main", "", "c2")) // moves nothing
+		want := []string{"first", "second"}       // dev, main
+		heads, err := w.Heads(w.Context(), site.ID)
+		w.ok(err)
+		equal(w, []string{heads[0].Trace, heads[1].Trace}, want)
+		traced("", update("main", "", "c3"))
+		head, err := w.Head(w.Context(), site.ID, branch("main"))
+		w.ok(err)
+		equal(w, head.Trace, "")
 	}},
 
 	{"that move nothing are not stored", func(w world) {
