@@ -24,7 +24,7 @@ type NamespaceFilter struct {
 type ProjectFilter struct {
 	Namespace  NamespaceID // directly inside
 	Below      NamespaceID // inside it or anything below
-	Search     string               // in path or name
+	Search     string      // in path or name
 	Visibility *Visibility
 	Archived   *bool
 	Member     UserID      // has any access level
