@@ -492,7 +492,7 @@ func (t *track) source() Source {
 	s := Source{
 		ID:        t.id,
 		UID:       string(t.seen.uid),
-		URL:       withoutUser(t.seen.url),
+		URL:       t.seen.url,
 		Ref:       t.seen.ref,
 		Revision:  t.seen.revision,
 		Suspended: t.seen.suspended,

@@ -76,7 +76,7 @@ type observation struct {
 	uid        types.UID
 	generation int64
 	labels     map[string]string
-	url        string // as written, user info included; never leaves this package
+	url        string // without user info
 	ref        tidelock.RefSpec
 	secret     string // name of spec.secretRef
 	include    []string
@@ -105,7 +105,7 @@ func observe(repo *sourcev1.GitRepository) observation {
 		uid:         repo.UID,
 		generation:  repo.Generation,
 		labels:      repo.Labels,
-		url:         repo.Spec.URL,
+		url:         withoutUser(repo.Spec.URL),
 		suspended:   repo.Spec.Suspend,
 		requestedAt: repo.Annotations[meta.ReconcileRequestAnnotation],
 		handledAt:   repo.Status.LastHandledReconcileAt,

@@ -2,6 +2,7 @@ package flux
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
@@ -51,11 +52,11 @@ func parseWebhookURL(text string) (webhookURL, error) {
 
 func checkServiceProxy(path string) error {
 	if !serviceProxy.MatchString(path) {
-		return errors.New("a path must have the form /api/v1/namespaces/<namespace>/services/<service>/proxy")
+		return errors.New("a path must have the form /api/v1/namespaces/NAMESPACE/services/SERVICE/proxy")
 	}
 	for _, bad := range []string{"..", "//", "%", "?", "#", "\\"} {
 		if strings.Contains(path, bad) {
-			return errors.New("must not contain " + bad)
+			return fmt.Errorf("must not contain %q", bad)
 		}
 	}
 	for _, c := range path {
@@ -65,7 +66,7 @@ func checkServiceProxy(path string) error {
 	}
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." {
-			return errors.New("must not contain a segment .")
+			return errors.New("must not contain the segment \".\"")
 		}
 	}
 	return nil

@@ -380,6 +380,7 @@ func newProxiedService(t *testing.T, c *e2e.System, ns, target string) (string, 
 	}
 	endpoints := &corev1.Endpoints{ //lint:ignore SA1019 the API server's proxy reads these
 		ObjectMeta: meta,
+		//lint:ignore SA1019 as above
 		Subsets: []corev1.EndpointSubset{{
 			Addresses: []corev1.EndpointAddress{{IP: address, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: pod.Name}}},
 			Ports:     []corev1.EndpointPort{{Name: "http", Port: port, Protocol: corev1.ProtocolTCP}},
