@@ -22,7 +22,7 @@ project, and is named <project>/<name>.`)
 		newAgentShowCommand(env, &source),
 		newAgentTokenCommand(env, &source),
 		newAgentGrantCommand(env, &source),
-		newAgentUngrantCommand(env, &source),
+		newAgentRevokeCommand(env, &source),
 		newAgentGrantsCommand(env, &source),
 		newAgentManifestCommand(env, &source),
 	}
@@ -138,9 +138,10 @@ Revoking one ends the connections that use it within seconds.`)
 func newAgentTokenListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "list <project>/<agent>",
-		Short: "List an agent's active tokens",
-		Args:  arguments("<project>/<agent>"),
+		Use:     "list <project>/<agent>",
+		Short:   "List an agent's active tokens",
+		Example: "  tidelock agent token list team/infra/production",
+		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {
@@ -167,9 +168,10 @@ func newAgentTokenCreateCommand(env *environment, source *sourceFlags) *cobra.Co
 	var output outputFlag
 	var name, tokenFile string
 	cmd := &cobra.Command{
-		Use:   "create <project>/<agent>",
-		Short: "Create a token and print it; it is never shown again",
-		Args:  arguments("<project>/<agent>"),
+		Use:     "create <project>/<agent>",
+		Short:   "Create a token and print it; it is never shown again",
+		Example: "  tidelock agent token create team/infra/production --token-file next.token",
+		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {
@@ -194,9 +196,10 @@ func newAgentTokenCreateCommand(env *environment, source *sourceFlags) *cobra.Co
 
 func newAgentTokenRevokeCommand(env *environment, source *sourceFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "revoke <project>/<agent> <id>",
-		Short: "Revoke a token; connections that use it end within seconds",
-		Args:  arguments("<project>/<agent>", "<id>"),
+		Use:     "revoke <project>/<agent> <id>",
+		Short:   "Revoke a token; connections that use it end within seconds",
+		Example: "  tidelock agent token revoke team/infra/production 3",
+		Args:    arguments("<project>/<agent>", "<id>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[1], 10, 64)
 			if err != nil {
@@ -237,12 +240,12 @@ agent's own. It takes a maintainer of the project.`,
 	}
 }
 
-func newAgentUngrantCommand(env *environment, source *sourceFlags) *cobra.Command {
+func newAgentRevokeCommand(env *environment, source *sourceFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:     "ungrant <project>/<agent> <project>",
-		Aliases: []string{"revoke"},
+		Use:     "revoke <project>/<agent> <project>",
+		Aliases: []string{"ungrant"},
 		Short:   "Take a grant back; announcements stop within seconds",
-		Example: "  tidelock agent ungrant team/infra/production team/secrets",
+		Example: "  tidelock agent revoke team/infra/production team/secrets",
 		Args:    arguments("<project>/<agent>", "<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)

@@ -25,9 +25,10 @@ a server. The three always come from one place together.`)
 func newContextListCommand(env *environment) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the contexts; tokens are not shown",
-		Args:  arguments(),
+		Use:     "list",
+		Short:   "List the contexts; tokens are not shown",
+		Example: "  tidelock context list",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			contexts, err := loadContexts(env)
 			if err != nil {

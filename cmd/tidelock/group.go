@@ -20,9 +20,10 @@ func newGroupCommand(env *environment) *cobra.Command {
 func newGroupListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the groups you may see",
-		Args:  arguments(),
+		Use:     "list",
+		Short:   "List the groups you may see",
+		Example: "  tidelock group list",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {

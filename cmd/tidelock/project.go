@@ -21,9 +21,10 @@ func newProjectListCommand(env *environment, source *sourceFlags) *cobra.Command
 	var output outputFlag
 	var search string
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the projects you may see",
-		Args:  arguments(),
+		Use:     "list",
+		Short:   "List the projects you may see",
+		Example: "  tidelock project list\n  tidelock project list -o json",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {
@@ -101,9 +102,10 @@ func newProjectCreateCommand(env *environment, source *sourceFlags) *cobra.Comma
 func newProjectShowCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "show <project>",
-		Short: "Show a project, by path or id",
-		Args:  arguments("<project>"),
+		Use:     "show <project>",
+		Short:   "Show a project, by path or id",
+		Example: "  tidelock project show team/site",
+		Args:    arguments("<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {

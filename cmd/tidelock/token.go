@@ -200,9 +200,10 @@ func newTokenListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	var place tokenPlace
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List tokens, without their secrets",
-		Args:  arguments(),
+		Use:     "list",
+		Short:   "List tokens, without their secrets",
+		Example: "  tidelock token list\n  tidelock token list --project team/site --deploy",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := place.path()
 			if err != nil {

@@ -20,9 +20,10 @@ func newUserCommand(env *environment) *cobra.Command {
 func newUserListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List users",
-		Args:  arguments(),
+		Use:     "list",
+		Short:   "List users",
+		Example: "  tidelock user list",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {

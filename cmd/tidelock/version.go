@@ -45,9 +45,10 @@ func buildCommit() string {
 func newVersionCommand(env *environment) *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this program",
-		Args:  arguments(),
+		Use:     "version",
+		Short:   "Print the version of this program",
+		Example: "  tidelock version -o json",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v := struct {
 				Version  string `json:"version"`
