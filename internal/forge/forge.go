@@ -16,6 +16,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/gitrepo"
@@ -34,6 +37,8 @@ type Config struct {
 
 	// Now is the clock.
 	Now func() time.Time // default time.Now
+
+	Tracer trace.TracerProvider // default: nothing is traced
 }
 
 // A Forge applies the rules. It is safe for concurrent use.
@@ -44,6 +49,7 @@ type Forge struct {
 	log   *slog.Logger
 	now   func() time.Time
 
+	tracer       trace.Tracer
 	compareEvery time.Duration
 	recording    projectLocks
 	marks        chan tidelock.PushID // pushes the bus has heard of
@@ -65,9 +71,13 @@ func New(c Config) (*Forge, error) {
 	if c.CompareEvery <= 0 {
 		c.CompareEvery = 10 * time.Minute
 	}
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider()
+	}
 	return &Forge{
 		store: c.Store, repos: c.Repos, bus: c.Bus, now: c.Now,
 		log:          c.Log.With("component", "forge"),
+		tracer:       c.Tracer.Tracer("tidelock.dev/internal/forge"),
 		compareEvery: c.CompareEvery,
 		marks:        make(chan tidelock.PushID, 4096),
 		touches:      make(chan func(context.Context) error, 256),

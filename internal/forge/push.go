@@ -6,6 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/gitrepo"
 )
@@ -175,29 +180,46 @@ func (f *Forge) Compare(ctx context.Context, id tidelock.ProjectID) (tidelock.Pu
 }
 
 // record reads and writes under the project's lock, so that two pushes of one
-// ref are recorded in the order in which git made them.
+// ref are recorded in the order in which git made them. What follows from the
+// push belongs to the trace of ctx or, when the push was found by comparison,
+// to one that begins here.
 func (f *Forge) record(ctx context.Context, id tidelock.ProjectID, p Principal, read func() ([]tidelock.RefUpdate, error)) (tidelock.Push, error) {
+	began := time.Now()
 	unlock := f.recording.lock(id)
 	defer unlock()
 	updates, err := read()
 	if err != nil || len(updates) == 0 {
 		return tidelock.Push{}, err
 	}
+	ctx, span := f.tracer.Start(ctx, "record push", trace.WithTimestamp(began), trace.WithAttributes(
+		attribute.Int64("tidelock.project", int64(id)),
+		attribute.Int("tidelock.refs", len(updates)),
+	))
+	defer span.End()
 	user, token := p.ids()
 	push, err := f.store.RecordPush(ctx, tidelock.Push{
-		Project: id, By: user, Token: token, At: f.now().UTC(), Updates: updates,
+		Project: id, By: user, Token: token, At: f.now().UTC(), Trace: traceparent(ctx), Updates: updates,
 	})
 	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
 		return tidelock.Push{}, fmt.Errorf("record a push to project %d: %w", id, err)
 	}
 	if push.ID == 0 {
 		return push, nil
 	}
+	span.SetAttributes(attribute.Int64("tidelock.push", int64(push.ID)))
 	f.announce(push)
 	if err := f.adoptDefaultBranch(ctx, push); err != nil {
 		f.log.WarnContext(ctx, "default branch not set", "project", id, "error", err)
 	}
 	return push, nil
+}
+
+// traceparent is the trace of ctx in W3C's words; "" for none.
+func traceparent(ctx context.Context) string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
 }
 
 // announce rings the bus and leaves the mark to Run. If either is lost, the

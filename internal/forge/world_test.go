@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
@@ -21,6 +24,7 @@ type world struct {
 	store forge.Store
 	repos *gitrepo.Disk
 	clock time.Time
+	spans *tracetest.InMemoryExporter
 	root  forge.Principal
 }
 
@@ -52,9 +56,10 @@ func newWorldWith(t *testing.T, wrap func(forge.Store) forge.Store) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, store: wrap(db), repos: repos, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}
+	w := &world{t: t, store: wrap(db), repos: repos, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), spans: tracetest.NewInMemoryExporter()}
 	w.Forge, err = forge.New(forge.Config{
 		Store: w.store, Repos: repos, Bus: hints, Log: log, Now: func() time.Time { return w.clock },
+		Tracer: sdktrace.NewTracerProvider(sdktrace.WithSyncer(w.spans)),
 	})
 	if err != nil {
 		t.Fatal(err)

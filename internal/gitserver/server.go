@@ -23,8 +23,8 @@ import (
 	"crypto/rand"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -45,7 +45,7 @@ type Config struct {
 	Longest time.Duration // default 1h
 
 	Metrics prometheus.Registerer // default: not registered anywhere
-	Tracer  trace.TracerProvider  // default: the global one
+	Tracer  trace.TracerProvider  // default: nothing is traced
 }
 
 // A Server answers git's requests over HTTP.
@@ -67,7 +67,7 @@ func New(c Config) *Server {
 		panic("gitserver: Forge, Repos and Log are required")
 	}
 	if c.Tracer == nil {
-		c.Tracer = otel.GetTracerProvider()
+		c.Tracer = noop.NewTracerProvider()
 	}
 	s := &Server{
 		forge:   c.Forge,

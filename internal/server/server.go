@@ -244,7 +244,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.forge, err = forge.New(forge.Config{Store: db, Repos: s.repos, Bus: s.bus, Log: log})
+	s.forge, err = forge.New(forge.Config{Store: db, Repos: s.repos, Bus: s.bus, Log: log, Tracer: tracing.provider})
 	if err != nil {
 		return err
 	}
