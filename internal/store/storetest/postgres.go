@@ -208,6 +208,8 @@ func serve(programs, dir string, as *syscall.SysProcAttr) error {
 }
 
 // lifeline is held open as long as the process lives.
+//
+//lint:ignore U1000 a reference is what keeps it open
 var lifeline io.Closer
 
 func answers(dir string) error {
