@@ -187,7 +187,7 @@ func (a *announcer) change(m *agentrpc.SourceChange) error {
 			}
 			src = &source{id: id, uid: u.GetUid()}
 			if r, ok := a.records[id]; ok {
-				src.number, src.record = r.Number, &r
+				src.number, src.record, src.traced = r.Number, &r, tracedBefore(r)
 			}
 			a.sources[id] = src
 		}
@@ -223,6 +223,7 @@ func (a *announcer) catchUp(src *source) {
 		r.AnnouncedAt = time.Now()
 	}
 	a.server.records.put(*r)
+	a.server.trace(src)
 }
 
 func (a *announcer) remove(id tidelock.SourceID) {
@@ -296,6 +297,7 @@ func (a *announcer) progress(p *agentrpc.Progress) error {
 			a.server.metrics.failed.Inc()
 		}
 		a.server.records.put(now)
+		a.server.trace(src)
 		return nil
 	}
 }
@@ -608,6 +610,7 @@ func announcement(r tidelock.Announcement) *agentrpc.AnnounceResponse {
 	m := &agentrpc.Announcement{
 		SourceId: string(r.Source), Number: r.Number, ProjectId: int64(r.Project),
 		Ref: string(r.Ref), Commit: string(r.Commit), Gone: r.Commit == "", PushId: int64(r.Push),
+		Traceparent: r.Trace,
 	}
 	if !r.AcceptedAt.IsZero() {
 		m.AcceptedAt = timestamppb.New(r.AcceptedAt)

@@ -13,6 +13,8 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
@@ -29,6 +31,7 @@ type Config struct {
 	Forge   *forge.Forge          // required
 	Log     *slog.Logger          // required
 	Metrics prometheus.Registerer // default: not registered
+	Tracer  trace.TracerProvider  // default: nothing is traced
 	Version string                // of this server, told to agents
 	// ForgeURLs are the URLs under which this forge serves git: external URL,
 	// aliases, ssh. A source belongs to the forge if its URL lies under one.
@@ -50,6 +53,9 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider()
+	}
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
@@ -87,6 +93,7 @@ type Server struct {
 	configs  *configWatcher
 	records  *recorder
 	metrics  *metrics
+	tracer   trace.Tracer
 
 	mu      sync.Mutex
 	running bool
@@ -111,6 +118,7 @@ func New(c Config) (*Server, error) {
 		urls:     urls,
 		sessions: newRegistry(),
 		streams:  newHub(),
+		tracer:   c.Tracer.Tracer("tidelock.dev/internal/agentserver"),
 	}
 	s.configs = newConfigWatcher(c.Forge, log, c.CompareEvery)
 	s.metrics = newMetrics(s)

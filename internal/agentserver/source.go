@@ -47,6 +47,7 @@ type source struct {
 
 	delivered int64                  // the number that the agent named last, as its digest has it
 	record    *tidelock.Announcement // of number; nil when nothing is known of it
+	traced    hopSet                 // of record
 }
 
 // answer notes what the agent is told of the source as such, and reports
@@ -111,9 +112,10 @@ func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidel
 	if w.gone {
 		a.Ref = refOf(s.spec)
 	} else {
-		a.Ref, a.Commit, a.Push, a.AcceptedAt = w.head.Ref, w.head.Commit, w.head.Push, w.head.MovedAt
+		a.Ref, a.Commit = w.head.Ref, w.head.Commit
+		a.Push, a.Trace, a.AcceptedAt = w.head.Push, w.head.Trace, w.head.MovedAt
 	}
-	s.record = &a
+	s.record, s.traced = &a, 0
 	return a
 }
 

@@ -81,7 +81,7 @@ func newWorldWith(t *testing.T, c agentserver.Config) *world {
 		hints.Close()
 		db.Close()
 	})
-	w.Forge, err = forge.New(forge.Config{Store: w.faults, Repos: w.repos, Bus: hints, Log: log})
+	w.Forge, err = forge.New(forge.Config{Store: w.faults, Repos: w.repos, Bus: hints, Log: log, Tracer: c.Tracer})
 	check(t, err)
 	root, err := w.Bootstrap(t.Context(), "root")
 	check(t, err)

@@ -266,7 +266,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	}
 	s.agents, err = agentserver.New(agentserver.Config{
 		Forge: s.forge, Log: log, Version: c.Version, ForgeURLs: s.forgeURLs(), Metrics: registry,
-		DisableResync: c.DisableResync,
+		Tracer: tracing.provider, DisableResync: c.DisableResync,
 	})
 	if err != nil {
 		return err
