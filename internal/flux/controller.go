@@ -356,7 +356,7 @@ func (c *Controller) reset() {
 
 // belongs reports whether a source is ours to trigger; the lock is held.
 func (c *Controller) belongs(o *observation) bool {
-	return c.matches != nil && c.matches(o.url) && c.selector.Matches(labels.Set(o.labels))
+	return c.matches != nil && !o.oversized() && c.matches(o.url) && c.selector.Matches(labels.Set(o.labels))
 }
 
 // reconsider asks of every source anew whether it is ours; the lock is held.
@@ -389,6 +389,9 @@ func (c *Controller) observed(repo *sourcev1.GitRepository) {
 		c.tracks[key] = t
 	}
 	artifact := t.seen.artifact
+	if o.oversized() && !t.seen.oversized() {
+		c.log.Warn("source left out: its URL and ref are too long", "source", t.id, "limit", maxSpec)
+	}
 	t.setOurs(c.belongs(&o), now)
 	t.setIncludeWant(c.includeWant(key.Namespace, o.include), now)
 	t.observe(o, now)

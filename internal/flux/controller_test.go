@@ -141,6 +141,37 @@ func TestControllerFeed(t *testing.T) {
 	}
 }
 
+// TestOversizedSourcesAreLeftOut makes what somebody with a namespace of their
+// own could make to have the server refuse the whole agent.
+func TestOversizedSourcesAreLeftOut(t *testing.T) {
+	c := newController(t, "")
+	feed := c.Subscribe()
+	long := strings.Repeat("x", 4096)
+	c.observed(repository("good"))
+	for name, change := range map[string]func(*sourcev1.GitRepository){
+		"url":      func(r *sourcev1.GitRepository) { r.Spec.URL += long },
+		"branch":   func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Branch: long} },
+		"tag":      func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Tag: long} },
+		"semver":   func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{SemVer: long} },
+		"name":     func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Name: long} },
+		"commit":   func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Commit: long} },
+		"revision": func(r *sourcev1.GitRepository) { r.Status.Artifact.Revision = long },
+	} {
+		c.observed(repository(name, change))
+	}
+	if changes := take(t, feed); len(changes.Sources) != 1 || changes.Sources[0].ID != "GitRepository/ns/good" {
+		t.Errorf("told of %d sources, want the good one alone", len(changes.Sources))
+	}
+	c.observed(repository("good", func(r *sourcev1.GitRepository) { r.Spec.URL += long }))
+	if changes := take(t, feed); len(changes.Removals) != 1 {
+		t.Errorf("grown too long: told %+v, want its removal", changes)
+	}
+	c.observed(repository("good"))
+	if changes := take(t, feed); len(changes.Sources) != 1 {
+		t.Errorf("repaired: told %+v, want it back", changes)
+	}
+}
+
 func TestControllerRefusesBadSettings(t *testing.T) {
 	c := newController(t, "http://receiver.example")
 	for _, settings := range []Settings{{Selector: "a in ("}, {WebhookURL: "/api/v1/secrets"}} {

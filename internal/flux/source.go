@@ -12,8 +12,15 @@ import (
 	"tidelock.dev"
 )
 
-// maxMessage bounds what is repeated of Flux's own words.
-const maxMessage = 1024
+const (
+	// maxMessage bounds what is repeated of Flux's own words.
+	maxMessage = 1024
+
+	// maxSpec bounds the URL and the ref of a source, in bytes. The server
+	// refuses longer ones and, after enough of them, the whole stream: whoever
+	// may make sources in one namespace must not silence all others.
+	maxSpec = 1024
+)
 
 // A Source is a GitRepository of the forge, as the server needs to know it.
 type Source struct {
@@ -94,6 +101,12 @@ type observation struct {
 type spec struct {
 	url string
 	ref tidelock.RefSpec
+}
+
+// oversized reports whether a source is too long to be told of.
+func (o *observation) oversized() bool {
+	r := o.ref
+	return len(o.url)+len(r.Branch)+len(r.Tag)+len(r.SemVer)+len(r.Name)+len(r.Commit) > maxSpec || len(o.revision) > maxSpec
 }
 
 func (o *observation) spec() spec { return spec{o.url, o.ref} }
