@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,8 +61,9 @@ func (c *connection) takeAnnouncements(ctx context.Context, stream *announceStre
 		case *agentrpc.AnnounceResponse_Announcement:
 			announcement := announcementOf(m.Announcement)
 			known := c.flux().Announce(announcement)
+			traceID, _, _ := strings.Cut(strings.TrimPrefix(m.Announcement.Traceparent, "00-"), "-")
 			c.log.DebugContext(ctx, "announcement", "source", announcement.Source, "number", announcement.Number,
-				"commit", announcement.Commit, "gone", announcement.Gone, "known", known)
+				"commit", announcement.Commit, "gone", announcement.Gone, "known", known, "trace_id", traceID)
 		case *agentrpc.AnnounceResponse_Resolution:
 			c.flux().SetServed(tidelock.SourceID(m.Resolution.SourceId), m.Resolution.Served)
 		case *agentrpc.AnnounceResponse_Resync:
