@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 // agent's connection is cut: in the end every source has its head, and every
 // head a handled announcement. Polling intervals are an hour.
 func TestFaultsLoseNothing(t *testing.T) {
-	w := newFaultWorld(t, faultSeed(t))
+	w := newFaultWorld(t, faultSeed(t, runSeed))
 	w.run(faultPushes)
 	if err := w.settled(90 * time.Second); err != nil {
 		t.Fatalf("seed %d: %v", w.seed, err)
@@ -36,7 +37,7 @@ func TestFaultsLoseNothing(t *testing.T) {
 // The control: with the same seed, and without looking again after a gap, a
 // push is lost. It shows that the faults above are ones that matter.
 func TestFaultsControl(t *testing.T) {
-	w := newFaultWorld(t, faultSeed(t), "--disable-resync")
+	w := newFaultWorld(t, faultSeed(t, runSeed), "--disable-resync")
 	w.run(faultPushes / 4)
 	if err := w.settled(15 * time.Second); err == nil {
 		t.Fatalf("seed %d: nothing was lost without resync; the faults test nothing", w.seed)
@@ -59,10 +60,15 @@ func TestSoakFaults(t *testing.T) {
 	}
 }
 
-// faultSeed is TIDELOCK_SEED, or a new one; it is printed.
-func faultSeed(t *testing.T) uint64 {
+// runSeed is the seed of a test and of its control.
+var runSeed = sync.OnceValue(newSeed)
+
+func newSeed() uint64 { return uint64(time.Now().UnixNano()) }
+
+// faultSeed is TIDELOCK_SEED, or one that otherwise gives; it is printed.
+func faultSeed(t *testing.T, otherwise func() uint64) uint64 {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano())
+	seed := otherwise()
 	if text := os.Getenv("TIDELOCK_SEED"); text != "" {
 		var err error
 		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
@@ -85,7 +91,7 @@ func soakSeeds(t *testing.T) func(func(uint64) bool) {
 	}
 	return func(yield func(uint64) bool) {
 		for end := time.Now().Add(length); time.Now().Before(end) && !t.Failed(); {
-			if !yield(faultSeed(t)) {
+			if !yield(faultSeed(t, newSeed)) {
 				return
 			}
 		}

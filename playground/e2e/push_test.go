@@ -464,8 +464,7 @@ func TestBadConfigurationKeepsTheLastGood(t *testing.T) {
 	}
 }
 
-// A revoked token ends the session within 5 s, and the agent comes back when
-// it is given another.
+// A revoked token ends the session within 5 s.
 func TestRevokedToken(t *testing.T) {
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	base := fmt.Sprintf("projects/%d/cluster_agents/%d", f.AgentProject().ID, f.AgentID)
