@@ -43,7 +43,7 @@ var settings = []string{
 
 	// What git acknowledges is on the disk: loose objects and refs too, which
 	// it leaves to the kernel by default. Directory entries are ours to sync,
-	// see durable.
+	// see Repo.Sync.
 	"core.fsync=loose-object,pack,pack-metadata,reference",
 	"core.fsyncMethod=fsync",
 

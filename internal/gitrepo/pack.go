@@ -62,8 +62,7 @@ type ReceiveRequest struct {
 	In  io.Reader
 	Out io.Writer
 
-	// Refs are the refs the commands name. What happened to them is on the
-	// disk when ReceivePack returns.
+	// Refs are the refs the commands name.
 	Refs []tidelock.RefName
 
 	// DenyNonFastForward refuses every update of the push that would lose
@@ -73,7 +72,8 @@ type ReceiveRequest struct {
 
 // ReceivePack lets git take a push in. It reads In to its end even when git
 // stops early, so the caller bounds In in size and time. An error says that
-// git did not end well, not that nothing happened: the refs tell.
+// git did not end well, not that nothing happened: the refs tell. What
+// happened survives power loss once Sync has returned.
 func (r *Repo) ReceivePack(ctx context.Context, req ReceiveRequest) error {
 	r.removeStaleLocks(req.Refs)
 	cmd := r.disk.command(r,
@@ -82,7 +82,7 @@ func (r *Repo) ReceivePack(ctx context.Context, req ReceiveRequest) error {
 		"receive-pack", "--stateless-rpc", r.dir)
 	err := r.serve(ctx, cmd, "", req.In, req.Out)
 	r.disk.notePushed(r.id)
-	return errors.Join(err, r.durable(req.Refs))
+	return err
 }
 
 var protocolVersion = regexp.MustCompile(`^version=[012]$`)
@@ -148,11 +148,11 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// durable syncs the directories in which refs were written: git has synced
-// the files, but not the names that it gave them. On file systems that keep
-// the order of renames, the objects' names are then durable too, because git
-// moves objects into place before refs.
-func (r *Repo) durable(names []tidelock.RefName) error {
+// Sync makes durable what was done to refs: git has synced the files, but not
+// the names that it gave them. On file systems that keep the order of renames,
+// the objects' names are then durable too, because git moves objects into
+// place before refs.
+func (r *Repo) Sync(names ...tidelock.RefName) error {
 	dirs := map[string]bool{r.dir: true} // packed-refs, when a ref was deleted
 	for _, name := range names {
 		dirs[filepath.Dir(filepath.Join(r.dir, filepath.FromSlash(string(name))))] = true

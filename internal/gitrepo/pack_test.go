@@ -180,3 +180,17 @@ func TestStopIsGentle(t *testing.T) {
 		t.Errorf("git ended by %v, want SIGTERM", cmd.ProcessState)
 	}
 }
+
+// A ref whose directory git removed with it is no trouble to sync.
+func TestSync(t *testing.T) {
+	repo := newRepo(t, Config{})
+	if err := repo.Sync("refs/heads/main", "refs/heads/gone/with/it", "refs/tags/v1"); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(repo.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.Sync("refs/heads/main"); err != nil {
+		t.Errorf("after the repository was deleted: %v", err)
+	}
+}

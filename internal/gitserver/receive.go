@@ -97,7 +97,8 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 	}
 	client := &patient{out: x}
 	answer := &report{out: client, sideBand: push.sideBand()}
-	gitErr := s.repos.Repo(project.ID).ReceivePack(ctx, gitrepo.ReceiveRequest{
+	repo := s.repos.Repo(project.ID)
+	gitErr := repo.ReceivePack(ctx, gitrepo.ReceiveRequest{
 		In:                 request,
 		Out:                answer,
 		Refs:               push.refs(),
@@ -110,6 +111,11 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 		s.log.InfoContext(ctx, "git did not end well", "project", project.ID, "error", gitErr)
 	}
 
+	// Disk and store sync side by side, which halves the wait. After a loss of
+	// power in between, which the client was not told "ok" before, comparing
+	// refs with heads puts the store right.
+	synced := make(chan error, 1)
+	go func() { synced <- repo.Sync(push.refs()...) }()
 	recordCtx, cancelRecord := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancelRecord()
 	recorded, err := s.forge.Pushed(recordCtx, project.ID, principal, push.refs())
@@ -123,6 +129,10 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 		result = unchanged
 	default:
 		s.log.InfoContext(ctx, "push received", "project", project.ID, "push", recorded.ID, "refs", len(recorded.Updates), "bytes", x.read)
+	}
+	if err := <-synced; err != nil {
+		s.log.ErrorContext(ctx, "push not synced: it may not survive a loss of power", "project", project.ID, "error", err)
+		_ = answer.say("warning: the server's disk is in trouble; keep your copy of what you pushed")
 	}
 	_ = answer.finish()
 	if client.err != nil {
