@@ -253,7 +253,9 @@ func (l *look) pushes(ctx context.Context, page *overviewPage) error {
 		}
 		announced, _, err := f.Announcements(ctx, l.viewer, *project, tidelock.AnnouncementFilter{Push: push.ID}, tidelock.Page{})
 		switch kind := tidelock.KindOf(err); {
-		case kind == tidelock.Denied || kind == tidelock.NotFound:
+		case kind == tidelock.Denied || kind == tidelock.Unauthenticated:
+			announced = nil // whose clusters follow it is for members
+		case kind == tidelock.NotFound:
 			continue
 		case err != nil:
 			return fmt.Errorf("list the announcements of push %d: %w", push.ID, err)

@@ -19,7 +19,8 @@ const (
 	ReadCode      Action = "read code"      // files, commits, branches by API
 	PullCode      Action = "pull code"      // git fetch
 	PushCode      Action = "push code"      // git push; each ref is decided by AuthorizePush
-	ReadHistory   Action = "read history"   // pushes and announcements
+	ReadHistory   Action = "read history"   // pushes
+	ReadDelivery  Action = "read delivery"  // announcements: they name what is in clusters
 	EditProject   Action = "edit project"   // name, description, visibility, default branch
 	DeleteProject Action = "delete project" // and archive
 	ReadMembers   Action = "read members"
@@ -51,6 +52,7 @@ const (
 	CreateTopGroup Action = "create top-level group"
 	ReadOwnTokens  Action = "read own tokens"
 	ManageOwnToken Action = "manage own tokens"
+	RevokeOwnToken Action = "revoke own tokens"
 	Administer     Action = "administer"
 )
 
@@ -116,6 +118,7 @@ var rules = map[Action]rule{
 	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy},
 	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true},
 	ReadHistory:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	ReadDelivery:  {on: onProject, member: tidelock.Reporter, scopes: apiRead},
 	EditProject:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	DeleteProject: {on: onProject, member: tidelock.Owner, scopes: apiWrite},
 	ReadMembers:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
@@ -145,6 +148,7 @@ var rules = map[Action]rule{
 	CreateTopGroup: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
 	ReadOwnTokens:  {on: onForge, signedIn: true, scopes: apiRead},
 	ManageOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
+	RevokeOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
 	Administer:     {on: onForge, scopes: apiWrite},
 }
 

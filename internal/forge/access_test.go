@@ -24,6 +24,7 @@ read code                 | y    | y        | 403   | y        | y         | y  
 pull code                 | y    | y        | 403   | y        | y         | y          | y     | api read_repository write_repository            | read_repository
 push code                 | 401  | 403      | 403   | 403      | y         | y          | y     | api write_repository                            |
 read history              | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
+read delivery             | 401  | 403      | 403   | y        | y         | y          | y     | api read_api                                    |
 edit project              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 delete project            | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
 read members              | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
@@ -51,6 +52,7 @@ read users                | 401  | y        | y     | y        | y         | y  
 create top-level group    | 401  | y        | y     | y        | y         | y          | y     | api                                             |
 read own tokens           | 401  | y        | y     | y        | y         | y          | y     | api read_api                                    |
 manage own tokens         | 401  | y        | y     | y        | y         | y          | y     | api k8s_proxy                                   |
+revoke own tokens         | 401  | y        | y     | y        | y         | y          | y     | api                                             |
 administer                | 401  | 403      | 403   | 403      | 403       | 403        | 403   | api                                             |
 `
 
@@ -200,7 +202,7 @@ var onGroups = []forge.Action{
 
 var onForge = []forge.Action{
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
-	forge.ManageOwnToken, forge.Administer,
+	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Administer,
 }
 
 func as(u tidelock.User) forge.Principal { return forge.Principal{User: &u} }

@@ -99,9 +99,11 @@ func (f *Forge) SaveAnnouncements(ctx context.Context, list ...tidelock.Announce
 	return f.store.SaveAnnouncements(ctx, list...)
 }
 
-// Announcements lists what was announced of a project, newest first.
+// Announcements lists what was announced of a project, newest first, to its
+// members: whose clusters follow it, and what goes wrong there, is not for
+// everybody who may see the project.
 func (f *Forge) Announcements(ctx context.Context, p Principal, project tidelock.Project, filter tidelock.AnnouncementFilter, page tidelock.Page) ([]tidelock.Announcement, int, error) {
-	if err := f.Allow(ctx, p, ReadHistory, OnProject(project)); err != nil {
+	if err := f.Allow(ctx, p, ReadDelivery, OnProject(project)); err != nil {
 		return nil, 0, err
 	}
 	filter.Project = project.ID

@@ -267,7 +267,7 @@ func (f *Forge) PersonalTokenByID(ctx context.Context, p Principal, id tidelock.
 // RevokePersonalToken ends a personal token of the caller, or anybody's for an
 // administrator.
 func (f *Forge) RevokePersonalToken(ctx context.Context, p Principal, id tidelock.TokenID) error {
-	token, err := f.personalToken(ctx, p, id, ManageOwnToken)
+	token, err := f.personalToken(ctx, p, id, RevokeOwnToken)
 	if err != nil {
 		return err
 	}

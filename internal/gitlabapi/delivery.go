@@ -233,7 +233,7 @@ func (p *params) announcementFilter() tidelock.AnnouncementFilter {
 }
 
 func (a *API) listAnnouncements(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.ReadHistory)
+	project, err := a.project(r, forge.ReadDelivery)
 	if err != nil {
 		return err
 	}

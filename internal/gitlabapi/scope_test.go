@@ -176,3 +176,44 @@ func TestTokensThatDoNotCount(t *testing.T) {
 		t.Errorf("a wrong header with a good query: %d", got.status)
 	}
 }
+
+// TestDeliveryIsForMembers asks for what names sources in clusters.
+func TestDeliveryIsForMembers(t *testing.T) {
+	w := newWorld(t)
+	project := w.project(w.group("team", tidelock.Public), "site", tidelock.Public)
+	stranger, err := w.forge.CreateUser(t.Context(), w.root, forge.NewUser{Username: "stranger"})
+	must(t, err)
+	secret, _ := w.tokenOf(tidelock.PersonalToken, tidelock.ScopeAPI, stranger, project, tidelock.Namespace{})
+	const path = "/projects/team%2Fsite/announcements"
+	if got := w.call("GET", path, ""); got.status != http.StatusUnauthorized {
+		t.Errorf("anonymous: %d %s", got.status, got.body)
+	}
+	if got := w.call("GET", path, "", as(secret)); got.status != http.StatusForbidden {
+		t.Errorf("a stranger: %d %s", got.status, got.body)
+	}
+	if got := w.call("GET", path, "", as(w.token)); got.status != http.StatusOK {
+		t.Errorf("an owner: %d %s", got.status, got.body)
+	}
+}
+
+// TestNarrowTokenRevokesNoOther has a token for clusters try to end one for
+// the API.
+func TestNarrowTokenRevokesNoOther(t *testing.T) {
+	w := newWorld(t)
+	ada, err := w.forge.CreateUser(t.Context(), w.root, forge.NewUser{Username: "ada"})
+	must(t, err)
+	issue := func(scope tidelock.Scope) (tidelock.Token, string) {
+		token, secret, err := w.forge.CreatePersonalToken(t.Context(), w.root, ada.ID, forge.NewToken{Name: "x", Scopes: []tidelock.Scope{scope}})
+		must(t, err)
+		return token, secret.Reveal()
+	}
+	wide, wideSecret := issue(tidelock.ScopeAPI)
+	_, narrow := issue(tidelock.ScopeK8sProxy)
+	path := fmt.Sprintf("/personal_access_tokens/%d", wide.ID)
+	if got := w.call("DELETE", path, "", as(narrow)); got.status != http.StatusForbidden {
+		t.Errorf("by a token for clusters: %d %s", got.status, got.body)
+	}
+	if got := w.call("DELETE", path, "", as(wideSecret)); got.status != http.StatusNoContent {
+		t.Errorf("by one for the API: %d %s", got.status, got.body)
+	}
+}
