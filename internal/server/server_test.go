@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/server"
 	"tidelock.dev/internal/servertest"
 	"tidelock.dev/internal/store/storetest"
@@ -316,21 +317,74 @@ func TestPostgreSQL(t *testing.T) {
 	}
 }
 
+// TestTracesAreExported follows a push until an agent says that it converged.
+// The collector does not decode what it gets: names are text in protobuf.
 func TestTracesAreExported(t *testing.T) {
-	paths := make(chan string, 100)
+	exported := make(chan string, 100)
 	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		paths <- r.URL.Path
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.URL.Path != "/v1/traces" {
+			t.Errorf("got %s and %v, want traces", r.URL.Path, err)
+		}
+		exported <- string(body)
 	}))
 	defer collector.Close()
 	s := servertest.Start(t, func(c *server.Config) { c.OTLPEndpoint = collector.URL })
-	s.Project("team/site", tidelock.Private).Push("main", "a", "b")
-	s.Stop() // sends what is queued
-	select {
-	case got := <-paths:
-		if got != "/v1/traces" {
-			t.Errorf("got %q, want traces", got)
+	site := s.Project("team/site", tidelock.Public)
+	_, token := site.Agent("production")
+	session, err := dialAgent(t, s, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close("test is over")
+	if _, err := agentrpc.NewSessionServiceClient(session.Client(), "http://server").
+		Register(t.Context(), &agentrpc.RegisterRequest{Instance: "one", Leader: true}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := agentrpc.NewAnnouncementServiceClient(session.Client(), "http://server").Announce(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&agentrpc.AnnounceRequest{Message: &agentrpc.AnnounceRequest_Sources{Sources: &agentrpc.SourceChange{
+		Complete: true, Upserts: []*agentrpc.Source{{
+			Id: "GitRepository/flux-system/site", Uid: "one", Url: s.URL + "/team/site.git", Ref: &agentrpc.RefSpec{Branch: "main"},
+		}},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	commit := site.Push("main", "a", "b")
+	var heard *agentrpc.Announcement
+	for heard == nil {
+		m, err := stream.Receive()
+		if err != nil {
+			t.Fatal(err)
 		}
-	default:
-		t.Error("no trace of a push arrived")
+		heard = m.GetAnnouncement()
+	}
+	if heard.GetCommit() != string(commit) || heard.GetTraceparent() == "" {
+		t.Fatalf("heard %v, want %s and its trace", heard, commit)
+	}
+	if err := stream.Send(&agentrpc.AnnounceRequest{Message: &agentrpc.AnnounceRequest_Progress{Progress: &agentrpc.Progress{
+		SourceId: heard.GetSourceId(), Number: heard.GetNumber(), State: agentrpc.Progress_STATE_CONVERGED,
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	s.Eventually("the announcement to be recorded as converged", func() bool {
+		var announcements []struct{ State string }
+		s.Call(s.Token, http.MethodGet, fmt.Sprintf("projects/%d/announcements", site.ID), nil, &announcements)
+		return len(announcements) == 1 && announcements[0].State == "converged"
+	})
+
+	s.Stop() // sends what is queued
+	collector.Close()
+	close(exported)
+	var all strings.Builder
+	for body := range exported {
+		all.WriteString(body)
+	}
+	for _, name := range []string{"git push", "record push", "announce"} {
+		if !strings.Contains(all.String(), name) {
+			t.Errorf("no span %q was exported", name)
+		}
 	}
 }
