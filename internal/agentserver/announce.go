@@ -99,6 +99,7 @@ type announcer struct {
 	byProject map[tidelock.ProjectID]map[tidelock.SourceID]struct{} // by source.project
 	records   map[tidelock.SourceID]tidelock.Announcement           // from before this stream, until the sources are told
 	dirty     map[tidelock.SourceID]reason
+	floor     int64  // the highest number of a source that was removed
 	resync    string // why the whole set is to be asked for; "" for not
 	complete  bool   // the whole set has come once
 	refusals  int
@@ -106,13 +107,15 @@ type announcer struct {
 
 // loadRecords reads what was announced before, so that numbers go on.
 func (a *announcer) loadRecords(ctx context.Context) error {
+	// First what waits: what is written meanwhile is then found in the store.
+	waiting := a.server.records.waitingOf(a.session.agent.ID)
 	list, err := a.server.Forge.LatestAnnouncements(ctx, a.session.agent.ID)
 	if err != nil {
 		a.log.WarnContext(ctx, "earlier announcements not read", "error", err)
 		return connect.NewError(connect.CodeUnavailable, errText("the record of announcements cannot be read now"))
 	}
 	a.records = make(map[tidelock.SourceID]tidelock.Announcement, len(list))
-	for _, r := range append(list, a.server.records.waitingOf(a.session.agent.ID)...) {
+	for _, r := range append(list, waiting...) {
 		if known, ok := a.records[r.Source]; !ok || r.Number >= known.Number {
 			a.records[r.Source] = r
 		}
@@ -185,7 +188,8 @@ func (a *announcer) change(m *agentrpc.SourceChange) error {
 				a.log.Warn("agent has too many sources", "limit", maxSources, "given", len(m.GetUpserts()))
 				return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("an agent may have at most %d sources", maxSources))
 			}
-			src = &source{id: id, uid: u.GetUid()}
+			// Should it be one that was removed, its numbers go on.
+			src = &source{id: id, uid: u.GetUid(), number: a.floor}
 			if r, ok := a.records[id]; ok {
 				src.number, src.record, src.traced = r.Number, &r, tracedBefore(r)
 			}
@@ -234,6 +238,7 @@ func (a *announcer) remove(id tidelock.SourceID) {
 	if src.unfinished() {
 		a.closeRecord(src.record, "the source was removed")
 	}
+	a.floor = max(a.floor, src.number)
 	a.lead(src, 0)
 	delete(a.sources, id)
 	delete(a.dirty, id)

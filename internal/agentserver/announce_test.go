@@ -3,6 +3,7 @@ package agentserver_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -617,4 +618,73 @@ func TestStopWritesWhatIsLeft(t *testing.T) {
 	if got := w.latest(r.ID, siteID); got.State != tidelock.Delivered {
 		t.Errorf("recorded %+v", got)
 	}
+}
+
+// TestFollowingAnotherRefIsAnnouncedAnew repairs a source that could not be
+// fetched: the agent drops what it was told for the old ref.
+func TestFollowingAnotherRefIsAnnouncedAnew(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	a := w.connect(w.register("a"), "one").announce(source(siteID, site))
+	a.served(siteID, site.ID)
+	head := w.push(site, "main")
+	m := a.wants(siteID, head)
+	a.progress(&agentrpc.Progress{SourceId: siteID, Number: m.GetNumber(), State: agentrpc.Progress_STATE_FAILED, Message: "no access"})
+	named := with(source(siteID, site), "", m.GetNumber(), head)
+	named.Ref = &agentrpc.RefSpec{Name: "refs/heads/main"}
+	a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{named}})
+	if m = a.wants(siteID, head); m.GetNumber() != 2 {
+		t.Errorf("by another ref: got number %d, want 2", m.GetNumber())
+	}
+	elsewhere := proto.CloneOf(named)
+	elsewhere.LastNumber, elsewhere.Url = m.GetNumber(), strings.TrimSuffix(named.GetUrl(), ".git")
+	a.delivered(m)
+	a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{elsewhere}})
+	if m = a.wants(siteID, head); m.GetNumber() != 3 {
+		t.Errorf("by another URL: got number %d, want 3", m.GetNumber())
+	}
+	a.progress(&agentrpc.Progress{SourceId: siteID, Number: m.GetNumber(), State: agentrpc.Progress_STATE_CONVERGED})
+	back := with(source(siteID, site), head, m.GetNumber(), head)
+	a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{back}})
+	a.quiet() // Flux has it
+}
+
+// TestForgottenAnnouncementIsRepeated has an agent lose what it had confirmed:
+// a source left its selector and came back before the stream could say so.
+func TestForgottenAnnouncementIsRepeated(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	a := w.connect(w.register("a"), "one").announce(source(siteID, site))
+	a.served(siteID, site.ID)
+	head := w.push(site, "main")
+	a.delivered(a.wants(siteID, head))
+	a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{source(siteID, site)}})
+	if m := a.wants(siteID, head); m.GetNumber() != 2 {
+		t.Errorf("got number %d, want 2", m.GetNumber())
+	}
+}
+
+// TestNumbersOfASourceMadeAnewGoOn makes a source again on the same stream:
+// the record of the old one must not be the latest for ever.
+func TestNumbersOfASourceMadeAnewGoOn(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	r := w.register("a")
+	a := w.connect(r, "one").announce(source(siteID, site))
+	a.served(siteID, site.ID)
+	a.delivered(a.wants(siteID, w.push(site, "main")))
+	head := w.push(site, "main")
+	a.delivered(a.wants(siteID, head))
+	a.say(&agentrpc.SourceChange{Removals: []string{siteID}})
+	w.awaitState(r.ID, siteID, 2, tidelock.Closed)
+	again := source(siteID, site)
+	again.Uid = "another"
+	a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{again}})
+	a.served(siteID, site.ID)
+	m := a.wants(siteID, head)
+	if m.GetNumber() != 3 {
+		t.Errorf("got number %d, want 3", m.GetNumber())
+	}
+	a.delivered(m)
+	w.awaitState(r.ID, siteID, m.GetNumber(), tidelock.Delivered)
 }

@@ -26,6 +26,7 @@ const (
 type source struct {
 	id        tidelock.SourceID
 	uid       string
+	url       string
 	path      string // of a project, as the URL spells it; "" when the URL is not ours
 	spec      tidelock.RefSpec
 	revision  tidelock.CommitID // what Flux has
@@ -137,7 +138,8 @@ func refOf(spec tidelock.RefSpec) tidelock.RefName {
 }
 
 // change takes over what the agent says of a source. In a complete set its
-// word on what it was told counts, too: it may have lost some of it.
+// word on what it was told counts, too: it may have lost some of it. So it
+// does when it names less than it had confirmed before.
 func (s *source) change(m *agentrpc.Source, path string, complete bool) {
 	s.version++
 	if s.uid != m.GetUid() {
@@ -146,18 +148,22 @@ func (s *source) change(m *agentrpc.Source, path string, complete bool) {
 		complete = true
 	}
 	ref := m.GetRef()
-	s.path = path
-	s.spec = tidelock.RefSpec{
+	spec := tidelock.RefSpec{
 		Branch: ref.GetBranch(), Tag: ref.GetTag(), SemVer: ref.GetSemver(), Name: ref.GetName(), Commit: ref.GetCommit(),
 	}
+	if s.url != m.GetUrl() || s.spec != spec {
+		// The agent does not act any more on what it was told for the old ones.
+		s.told, s.commit = false, ""
+	}
+	s.url, s.path, s.spec = m.GetUrl(), path, spec
 	s.revision = commitOf(m.GetRevision())
 	s.suspended = m.GetSuspended()
 
 	last := m.GetLastNumber()
-	s.delivered = last
-	if complete || last > s.number {
+	if complete || last > s.number || last < s.delivered {
 		s.told, s.commit, s.sentAt = last > 0, tidelock.CommitID(m.GetLastCommit()), time.Time{}
 	}
+	s.delivered = last
 	s.number = max(s.number, last)
 	if s.record != nil && s.record.Number != s.number {
 		s.record = nil
