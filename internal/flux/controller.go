@@ -501,7 +501,10 @@ func (t *track) source() Source {
 		Suspended: t.seen.suspended,
 	}
 	if a := t.announcement; a != nil {
-		s.LastNumber, s.LastCommit = a.Number, a.Commit
+		s.LastNumber = a.Number
+		if a.spec == t.seen.spec() || a.Commit == t.seen.commit() {
+			s.LastCommit = a.Commit
+		} // else it was about another ref, and is not acted on any more
 	}
 	return s
 }

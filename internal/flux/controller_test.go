@@ -141,6 +141,35 @@ func TestControllerFeed(t *testing.T) {
 	}
 }
 
+// TestFollowingAnotherRefAsksAnew changes a source's ref while its announcement
+// is under way; the whole set, sent to a server that was away, must not claim
+// that the source was told what it is to have.
+func TestFollowingAnotherRefAsksAnew(t *testing.T) {
+	c := newController(t, "")
+	c.observed(repository("site"))
+	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 4, Commit: commitB})
+	told := func() Source {
+		t.Helper()
+		return take(t, c.Subscribe()).Sources[0]
+	}
+	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
+		t.Errorf("announced: told %d %s", s.LastNumber, s.LastCommit)
+	}
+	c.observed(repository("site", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://forge.example/team/site" }))
+	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
+		t.Errorf("another user in the URL: told %d %s", s.LastNumber, s.LastCommit)
+	}
+	named := func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Name: "refs/heads/x"} }
+	c.observed(repository("site", named))
+	if s := told(); s.LastNumber != 4 || s.LastCommit != "" {
+		t.Errorf("another ref: told %d %s, want the number alone", s.LastNumber, s.LastCommit)
+	}
+	c.observed(repository("site", named, func(r *sourcev1.GitRepository) { r.Status.Artifact.Revision = revision(commitB) }))
+	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
+		t.Errorf("another ref with the same commit: told %d %s", s.LastNumber, s.LastCommit)
+	}
+}
+
 // TestOversizedSourcesAreLeftOut makes what somebody with a namespace of their
 // own could make to have the server refuse the whole agent.
 func TestOversizedSourcesAreLeftOut(t *testing.T) {

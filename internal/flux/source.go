@@ -109,7 +109,7 @@ func (o *observation) oversized() bool {
 	return len(o.url)+len(r.Branch)+len(r.Tag)+len(r.SemVer)+len(r.Name)+len(r.Commit) > maxSpec || len(o.revision) > maxSpec
 }
 
-func (o *observation) spec() spec { return spec{o.url, o.ref} }
+func (o *observation) spec() spec { return spec{withoutUser(o.url), o.ref} }
 
 func (o *observation) commit() tidelock.CommitID { return CommitOf(o.revision) }
 
