@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"log/slog"
 
 	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/flux"
@@ -47,11 +46,7 @@ func (c *connection) configure(ctx context.Context, m *agentrpc.WatchResponse) {
 		return
 	}
 	if c.config.Level != nil {
-		level := config.LogLevel
-		if level == slog.LevelInfo {
-			level = c.baseLevel // the file's default does not undo a flag
-		}
-		c.config.Level.Set(level)
+		c.config.Level.Set(config.Level(c.baseLevel)) // what the file does not say stays as the flag said
 	}
 	log.InfoContext(ctx, "configuration in force", "webhook_receiver_url", config.Flux.WebhookReceiverURL, "selector", config.Flux.Selector)
 }

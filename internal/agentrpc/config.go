@@ -32,7 +32,7 @@ const (
 // its configuration project. The zero value is the empty file and stands for
 // all defaults. Configs are compared with ==.
 type Config struct {
-	LogLevel slog.Level // observability.logging.level
+	LogLevel string // observability.logging.level: debug, info, warn, error, or "" when it is not said
 	Flux     FluxConfig
 }
 
@@ -237,20 +237,24 @@ func (p *configParser) text(path string, n *yaml.Node) string {
 	return n.Value
 }
 
-func (p *configParser) level(path string, n *yaml.Node) slog.Level {
-	switch text := p.text(path, n); text {
-	case "", "info":
-		return slog.LevelInfo
-	case "debug":
-		return slog.LevelDebug
-	case "warn":
-		return slog.LevelWarn
-	case "error":
-		return slog.LevelError
-	default:
-		p.failf(n, "%s must be debug, info, warn or error, not %q", path, shorten(text))
-		return slog.LevelInfo
+func (p *configParser) level(path string, n *yaml.Node) string {
+	text := p.text(path, n)
+	switch text {
+	case "", "debug", "info", "warn", "error":
+		return text
 	}
+	p.failf(n, "%s must be debug, info, warn or error, not %q", path, shorten(text))
+	return ""
+}
+
+// Level is the level that the configuration asks for, or otherwise when it
+// does not say.
+func (c Config) Level(otherwise slog.Level) slog.Level {
+	level := otherwise
+	if c.LogLevel != "" && level.UnmarshalText([]byte(c.LogLevel)) != nil {
+		return otherwise
+	}
+	return level
 }
 
 func (p *configParser) receiverURL(path string, n *yaml.Node) string {

@@ -3,7 +3,6 @@ package agentrpc_test
 import (
 	"bytes"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -23,8 +22,9 @@ func TestParseConfig(t *testing.T) {
 		{"comment only", "# nothing yet\n", agentrpc.Config{}, nil},
 		{"document marker", "---\n", agentrpc.Config{}, nil},
 		{"null sections", "flux:\nobservability:\n  logging:\n", agentrpc.Config{}, nil},
-		{"level", "observability:\n  logging:\n    level: debug\n", agentrpc.Config{LogLevel: slog.LevelDebug}, nil},
-		{"warn", "observability: {logging: {level: warn}}", agentrpc.Config{LogLevel: slog.LevelWarn}, nil},
+		{"level", "observability:\n  logging:\n    level: debug\n", agentrpc.Config{LogLevel: "debug"}, nil},
+		{"info is not nothing", "observability: {logging: {level: info}}", agentrpc.Config{LogLevel: "info"}, nil},
+		{"warn", "observability: {logging: {level: warn}}", agentrpc.Config{LogLevel: "warn"}, nil},
 		{"flux", "flux:\n  webhook_receiver_url: http://127.0.0.1:9292\n  selector: team in (a, b), !legacy\n",
 			agentrpc.Config{Flux: agentrpc.FluxConfig{WebhookReceiverURL: "http://127.0.0.1:9292", Selector: "team in (a, b), !legacy"}}, nil},
 		{"service proxy", "flux: {webhook_receiver_url: '/api/v1/namespaces/flux-system/services/http:webhook-receiver:80/proxy'}",
