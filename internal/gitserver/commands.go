@@ -17,6 +17,7 @@ import (
 // What one push may hold besides its pack.
 const (
 	maxCommands    = 10_000
+	maxRefBytes    = 8 << 20 // of the names of all refs together
 	maxShallow     = 10_000
 	maxOptions     = 100
 	maxOptionBytes = 4 << 10
@@ -62,6 +63,7 @@ func readPush(in *bufio.Reader) (*pushRequest, error) {
 	packets := &packetReader{in: in}
 	p := &pushRequest{}
 	seen := map[tidelock.RefName]bool{}
+	refBytes := 0
 	for {
 		line, flush, err := packets.next()
 		if errors.Is(err, io.EOF) && len(p.commands) == 0 && len(p.shallow) == 0 {
@@ -104,6 +106,9 @@ func readPush(in *bufio.Reader) (*pushRequest, error) {
 		command, err := parseCommand(line)
 		if err != nil {
 			return nil, err
+		}
+		if refBytes += len(command.Ref); refBytes > maxRefBytes {
+			return nil, tidelock.Errorf(tidelock.TooLarge, "the names of the refs are longer than %d bytes", maxRefBytes)
 		}
 		if seen[command.Ref] {
 			return nil, tidelock.Errorf(tidelock.Invalid, "the push names %s twice", command.Ref)

@@ -343,6 +343,10 @@ func TestGarbagePushes(t *testing.T) {
 	for i := range 10_001 {
 		many = append(many, fmt.Sprintf("%s %s refs/heads/x%d", zero, head, i))
 	}
+	long := make([]string, 0, 300)
+	for i := range 200 {
+		long = append(long, fmt.Sprintf("%s %s refs/heads/%s%d", zero, head, strings.Repeat("x", 65_000), i))
+	}
 	for name, tt := range map[string]struct {
 		body []byte
 		want int
@@ -364,6 +368,7 @@ func TestGarbagePushes(t *testing.T) {
 		"a signed push":       {pkt("push-cert\x00 report-status\n", "certificate version 0.1\n", ""), 400},
 		"a bad shallow":       {pkt("shallow x", command, ""), 400},
 		"too many refs":       {pkt(append(many, "")...), 413},
+		"too long refs":       {pkt(append(long, "")...), 413},
 		"options without end": {append(pkt(command+"\x00 report-status push-options", ""), pkt("a")...), 400},
 		"an option too long":  {append(pkt(command+"\x00 report-status push-options", ""), pkt(strings.Repeat("x", 5000), "")...), 413},
 		"a delimiter":         {[]byte("0001"), 400},
