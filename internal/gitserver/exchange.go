@@ -29,10 +29,14 @@ type exchange struct {
 }
 
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request, contentType string) *exchange {
-	return &exchange{
+	x := &exchange{
 		w: w, rc: http.NewResponseController(w), body: r.Body,
 		idle: s.idle, end: time.Now().Add(s.longest), contentType: contentType,
 	}
+	// The listener's limits are for requests that have none of their own.
+	_ = x.rc.SetReadDeadline(x.end)
+	_ = x.rc.SetWriteDeadline(time.Time{})
+	return x
 }
 
 // Read reads the request as it came, compressed or not.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -411,4 +412,36 @@ func TestManyLeavingClients(t *testing.T) {
 		return nil
 	})
 	w.intact()
+}
+
+// A slow push has its own limits, not those that the listener has for others.
+func TestListenersLimitsAreForOthers(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, options{http2: http2, listener: 300 * time.Millisecond})
+			work := w.work(w.maintainer)
+			head := w.commit(work, "a", "1")
+			body, slowly := io.Pipe()
+			go func() {
+				slowly.Write(create(head, "slow"))
+				for part := range slices.Chunk(w.packOf(work, head), 50) {
+					time.Sleep(200 * time.Millisecond)
+					slowly.Write(part)
+				}
+				time.Sleep(500 * time.Millisecond)
+				slowly.Close()
+			}()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.server.URL+"/people/site.git/git-receive-pack", body)
+			must(t, err)
+			r.Header.Set("Content-Type", "application/x-git-receive-pack-request")
+			r.Header.Set("Private-Token", w.maintainer.token)
+			response, err := w.server.Client().Do(r)
+			must(t, err)
+			answer, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err != nil || !strings.Contains(string(answer), "ok refs/heads/slow") {
+				t.Errorf("answer %d %q, %v", response.StatusCode, answer, err)
+			}
+		})
+	}
 }

@@ -51,6 +51,7 @@ type options struct {
 	idle     time.Duration
 	longest  time.Duration
 	http2    bool
+	listener time.Duration // of one request, if it is not git's
 }
 
 // newWorld also lets the test run beside others: most of each is waiting.
@@ -85,6 +86,7 @@ func newWorld(t testing.TB, o options) *world {
 		}
 		git.ServeHTTP(rw, r)
 	}))
+	w.server.Config.ReadTimeout, w.server.Config.WriteTimeout = o.listener, o.listener
 	if o.http2 {
 		w.server.EnableHTTP2 = true
 		w.server.StartTLS()

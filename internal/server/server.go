@@ -41,6 +41,7 @@ var _ forge.Store = (*store.DB)(nil)
 
 const (
 	readHeaderTimeout = 10 * time.Second
+	requestTimeout    = 5 * time.Minute // for a body to come, and for an answer to go
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 )
@@ -401,9 +402,12 @@ func (s *Server) newHTTPServer(handler http.Handler) *http.Server {
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		// No limit on a whole request: clones, pushes and watches take their
-		// time, and each surface limits its own.
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		HTTP2:    &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		// A client that sends, or takes, nothing more must not hold a
+		// connection for ever. Git and agents, which may take their time, put
+		// limits of their own in the place of these.
+		ReadTimeout:  requestTimeout,
+		WriteTimeout: requestTimeout,
+		ErrorLog:     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2:        &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
 }
