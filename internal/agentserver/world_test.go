@@ -133,6 +133,12 @@ func (w *world) start() {
 			w.t.Error("the server did not stop")
 		}
 	})
+	eventually(w.t, "the server to take agents", func() bool {
+		answer, err := w.front.Client().Get(w.front.URL + agentserver.Path)
+		check(w.t, err)
+		answer.Body.Close()
+		return answer.StatusCode != http.StatusServiceUnavailable
+	})
 }
 
 // logged reports whether the log has a line with a text.
