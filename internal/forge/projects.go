@@ -144,6 +144,14 @@ func (f *Forge) EditProject(ctx context.Context, p Principal, idOrPath string, e
 	if err != nil {
 		return tidelock.Project{}, err
 	}
+	// The whole row is written: another edit in between would be undone, and
+	// what was just made private be public again.
+	unlock := f.recording.lock(project.ID)
+	defer unlock()
+	project, err = f.store.Project(ctx, project.ID)
+	if project, err = f.allowed(ctx, p, project, err, action); err != nil {
+		return tidelock.Project{}, err
+	}
 	before := project
 	set(&project.Name, e.Name)
 	set(&project.Path, e.Path)
