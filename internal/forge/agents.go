@@ -244,7 +244,7 @@ func (f *Forge) ReadConfigFile(ctx context.Context, agent tidelock.Agent) (Confi
 	}
 	found := ConfigFile{Commit: head.Commit}
 	path := ".gitlab/agents/" + agent.Name + "/config.yaml"
-	file, err := f.repos.Repo(project.ID).File(ctx, string(head.Commit), path, ConfigFileLimit)
+	file, err := f.repos.Repo(project.ID).Content(ctx, string(head.Commit), path, ConfigFileLimit)
 	switch {
 	case tidelock.KindOf(err) == tidelock.NotFound:
 		return found, nil
