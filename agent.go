@@ -82,7 +82,24 @@ type RefSpec struct {
 	Commit string
 }
 
-// An AnnouncementState is how far the latest announcement of a source came.
+// An AgentSource is what the server knows of one Flux source of an agent,
+// whether or not anything was ever announced of it.
+type AgentSource struct {
+	Agent     AgentID
+	Source    SourceID
+	Project   ProjectID // 0 when not served
+	Ref       RefName   // what spec.ref resolved to; "" when not served
+	Wanted    CommitID  // the head of Ref; "" when nothing is there
+	Revision  string    // status.artifact.revision, as Flux writes it
+	Suspended bool
+	State     AnnouncementState
+	Message   string    // what is wrong; "" for nothing
+	Since     time.Time // when State changed last
+	UpdatedAt time.Time // when anything of this changed last
+}
+
+// An AnnouncementState is how far the latest announcement of a source came,
+// or why there is none.
 type AnnouncementState string
 
 const (
@@ -94,6 +111,10 @@ const (
 	Converged AnnouncementState = "converged" // the artifact is the head
 	Gone      AnnouncementState = "gone"      // the ref was deleted; said once
 	Closed    AnnouncementState = "closed"    // a newer one took its place
+
+	// Of sources only.
+	NotServed  AnnouncementState = "not served" // its URL leads to no project that the agent may be told of
+	Unresolved AnnouncementState = "unresolved" // nothing matches its ref
 )
 
 // An Announcement tells an agent that the head of a source's ref changed.

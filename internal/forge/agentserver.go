@@ -19,3 +19,14 @@ func (f *Forge) LatestAnnouncements(ctx context.Context, agent tidelock.AgentID)
 	list, _, err := f.store.Announcements(ctx, tidelock.AnnouncementFilter{Agent: agent, Latest: true}, tidelock.Page{})
 	return list, err
 }
+
+// SaveAgentSources keeps how things stand with sources of an agent, and
+// forgets those that were removed.
+func (f *Forge) SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.AgentSource, removals []tidelock.SourceID) error {
+	return f.store.SaveAgentSources(ctx, agent, upserts, removals)
+}
+
+// SourcesOf lists the sources of an agent, for the server's own use.
+func (f *Forge) SourcesOf(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentSource, error) {
+	return f.store.AgentSources(ctx, agent)
+}

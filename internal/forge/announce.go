@@ -120,6 +120,15 @@ func (f *Forge) AgentAnnouncements(ctx context.Context, p Principal, project tid
 	return f.store.Announcements(ctx, filter, page)
 }
 
+// AgentSources lists the sources of an agent, by name, as they were when they
+// were last heard of, to those who may read the agent.
+func (f *Forge) AgentSources(ctx context.Context, p Principal, project tidelock.Project, agent tidelock.AgentID) ([]tidelock.AgentSource, error) {
+	if _, err := f.Agent(ctx, p, project, agent); err != nil {
+		return nil, err
+	}
+	return f.store.AgentSources(ctx, agent)
+}
+
 // Pushes lists the pushes of a project, newest first.
 func (f *Forge) Pushes(ctx context.Context, p Principal, project tidelock.Project, page tidelock.Page) ([]tidelock.Push, int, error) {
 	if err := f.Allow(ctx, p, ReadHistory, OnProject(project)); err != nil {

@@ -138,6 +138,12 @@ type Store interface {
 	// Announcements lists newest first; AcceptedAt is taken from the push.
 	Announcements(context.Context, tidelock.AnnouncementFilter, tidelock.Page) ([]tidelock.Announcement, int, error)
 
+	// SaveAgentSources writes sources of one agent and removes others; Since
+	// stays while the state does. Those of an agent that does not exist are
+	// dropped.
+	SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.AgentSource, removals []tidelock.SourceID) error
+	AgentSources(context.Context, tidelock.AgentID) ([]tidelock.AgentSource, error) // in order of source
+
 	// Ping reports whether the store can be read.
 	Ping(context.Context) error
 }

@@ -54,8 +54,8 @@ func (db *DB) Agents(ctx context.Context, f tidelock.AgentFilter, p tidelock.Pag
 
 const deleteAgent = `DELETE FROM agents WHERE id = ?`
 
-// DeleteAgent removes an agent with its tokens, grants, sessions and
-// announcements.
+// DeleteAgent removes an agent with its tokens, grants, sessions,
+// announcements and sources.
 func (db *DB) DeleteAgent(ctx context.Context, id tidelock.AgentID) error {
 	return db.write(ctx, func(s session) error { return s.change(ctx, "agent", deleteAgent, id) })
 }

@@ -231,3 +231,19 @@ CREATE TABLE announcements (
 CREATE INDEX announcements_latest ON announcements (agent_id, id) WHERE latest;
 CREATE INDEX announcements_project ON announcements (project_id, id);
 CREATE INDEX announcements_push ON announcements (push_id);
+
+-- An agent source is shown, and written anew whenever its agent connects.
+CREATE TABLE agent_sources (
+	agent_id   BIGINT  NOT NULL REFERENCES agents (id) ON DELETE CASCADE,
+	source     TEXT COLLATE "C" NOT NULL,
+	project_id BIGINT  NOT NULL,
+	ref        BYTEA   NOT NULL,
+	wanted     TEXT    NOT NULL,
+	revision   TEXT    NOT NULL,
+	suspended  BOOLEAN NOT NULL,
+	state      TEXT    NOT NULL,
+	message    TEXT    NOT NULL,
+	since      BIGINT  NOT NULL,
+	updated_at BIGINT  NOT NULL,
+	PRIMARY KEY (agent_id, source)
+);

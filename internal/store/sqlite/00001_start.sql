@@ -232,3 +232,19 @@ CREATE TABLE announcements (
 CREATE INDEX announcements_latest ON announcements (agent_id, id) WHERE latest;
 CREATE INDEX announcements_project ON announcements (project_id, id);
 CREATE INDEX announcements_push ON announcements (push_id);
+
+-- An agent source is shown, and written anew whenever its agent connects.
+CREATE TABLE agent_sources (
+	agent_id   INTEGER NOT NULL REFERENCES agents (id) ON DELETE CASCADE,
+	source     TEXT    NOT NULL,
+	project_id INTEGER NOT NULL,
+	ref        BLOB    NOT NULL,
+	wanted     TEXT    NOT NULL,
+	revision   TEXT    NOT NULL,
+	suspended  INTEGER NOT NULL,
+	state      TEXT    NOT NULL,
+	message    TEXT    NOT NULL,
+	since      INTEGER NOT NULL,
+	updated_at INTEGER NOT NULL,
+	PRIMARY KEY (agent_id, source)
+) STRICT, WITHOUT ROWID;

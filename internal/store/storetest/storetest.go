@@ -30,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Pushes", pushTests},
 		{"Agents", agentTests},
 		{"Announcements", announcementTests},
+		{"AgentSources", agentSourceTests},
 		{"All", generalTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
