@@ -127,7 +127,16 @@ func (s source) httpClient() (*http.Client, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	return &http.Client{Transport: transport}, nil
+	return &http.Client{Transport: transport, CheckRedirect: stayHere}, nil
+}
+
+// stayHere refuses redirects to another server: a token's own header, unlike
+// Authorization, would go along.
+func stayHere(next *http.Request, before []*http.Request) error {
+	if first := before[0].URL; next.URL.Scheme != first.Scheme || next.URL.Host != first.Host || len(before) > 5 {
+		return http.ErrUseLastResponse
+	}
+	return nil
 }
 
 // A connection is a client of one server.
