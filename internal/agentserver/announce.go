@@ -98,6 +98,7 @@ type announcer struct {
 	sources   map[tidelock.SourceID]*source
 	byProject map[tidelock.ProjectID]map[tidelock.SourceID]struct{} // by source.project
 	records   map[tidelock.SourceID]tidelock.Announcement           // from before this stream, until the sources are told
+	shown     map[tidelock.SourceID]tidelock.AgentSource            // as recorded last
 	dirty     map[tidelock.SourceID]reason
 	floor     int64  // the highest number of a source that was removed
 	resync    string // why the whole set is to be asked for; "" for not
@@ -105,20 +106,16 @@ type announcer struct {
 	refusals  int
 }
 
-// loadRecords reads what was announced before, so that numbers go on.
+// loadRecords reads what was announced before, so that numbers go on, and
+// what is shown of sources, so that only what changed is written.
 func (a *announcer) loadRecords(ctx context.Context) error {
-	// First what waits: what is written meanwhile is then found in the store.
-	waiting := a.server.records.waitingOf(a.session.agent.ID)
-	list, err := a.server.Forge.LatestAnnouncements(ctx, a.session.agent.ID)
+	var err error
+	if a.records, err = a.server.records.announcementsOf(ctx, a.session.agent.ID); err == nil {
+		a.shown, err = a.server.records.sourcesOf(ctx, a.session.agent.ID)
+	}
 	if err != nil {
 		a.log.WarnContext(ctx, "earlier announcements not read", "error", err)
 		return connect.NewError(connect.CodeUnavailable, errText("the record of announcements cannot be read now"))
-	}
-	a.records = make(map[tidelock.SourceID]tidelock.Announcement, len(list))
-	for _, r := range append(list, waiting...) {
-		if known, ok := a.records[r.Source]; !ok || r.Number >= known.Number {
-			a.records[r.Source] = r
-		}
 	}
 	return nil
 }
@@ -168,6 +165,11 @@ func (a *announcer) change(m *agentrpc.SourceChange) error {
 		for id, r := range a.records {
 			if !keep[id] && unfinished(r.State) {
 				a.closeRecord(&r, "the source was removed")
+			}
+		}
+		for id := range a.shown {
+			if !keep[id] {
+				a.hide(id)
 			}
 		}
 	}
@@ -240,8 +242,35 @@ func (a *announcer) remove(id tidelock.SourceID) {
 	}
 	a.floor = max(a.floor, src.number)
 	a.lead(src, 0)
+	a.hide(id)
 	delete(a.sources, id)
 	delete(a.dirty, id)
+}
+
+// show records how things stand with a source, if that is new.
+func (a *announcer) show(src *source) {
+	if !src.answered {
+		return // it is not known yet
+	}
+	now, before := src.show(a.session.agent.ID), a.shown[src.id]
+	now.Since, now.UpdatedAt = before.Since, before.UpdatedAt
+	if now == before {
+		return
+	}
+	now.UpdatedAt = time.Now().UTC()
+	if now.State != before.State {
+		now.Since = now.UpdatedAt
+	}
+	a.shown[src.id] = now
+	a.server.records.putSource(sourceRecord{AgentSource: now})
+}
+
+// hide forgets what was recorded of a source.
+func (a *announcer) hide(id tidelock.SourceID) {
+	if _, ok := a.shown[id]; ok {
+		delete(a.shown, id)
+		a.server.records.putSource(sourceRecord{AgentSource: tidelock.AgentSource{Agent: a.session.agent.ID, Source: id}, removed: true})
+	}
 }
 
 // lead notes to which project a source leads, so that its pushes are heard.
@@ -303,6 +332,7 @@ func (a *announcer) progress(p *agentrpc.Progress) error {
 		}
 		a.server.records.put(now)
 		a.server.trace(src)
+		a.show(src)
 		return nil
 	}
 }
@@ -589,6 +619,7 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 			a.closeRecord(src.record, "the source no longer leads to a project that the agent may be told of")
 		}
 	}
+	defer a.show(src)
 	if src.answer(w) {
 		out = append(out, resolution(src.id, w))
 	}

@@ -49,8 +49,9 @@ func (l *lookup) find(ctx context.Context, it item) (wanted, error) {
 	case err == nil:
 		w.settled, w.head = true, head
 	case kind == tidelock.NotFound:
-		w.settled, w.gone = true, true
-	case kind == tidelock.Invalid: // nothing to announce, ever; Flux says what is wrong
+		w.settled, w.gone, w.reason = true, true, err.Error()
+	case kind == tidelock.Invalid: // nothing to announce, ever
+		w.reason = err.Error()
 	default:
 		return wanted{}, err
 	}

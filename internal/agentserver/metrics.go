@@ -43,7 +43,7 @@ func newMetrics(s *Server) *metrics {
 	m.failed = counter("announcements_failed_total", "Announcements that Flux could not fetch, each time it began to fail.")
 	m.resyncs = counter("resyncs_total", "Times an agent was asked for all its sources because something was missing.")
 	m.refusals = counter("messages_refused_total", "Messages of agents that were refused.")
-	m.recordsDropped = counter("records_dropped_total", "Records of announcements dropped because the store was down for long.")
+	m.recordsDropped = counter("records_dropped_total", "Records of announcements and sources dropped because the store was down for long.")
 	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: prefix + "connections_refused_total", Help: "Connections of agents that were refused.",
 	}, []string{"reason"})
@@ -52,7 +52,7 @@ func newMetrics(s *Server) *metrics {
 	m.sessions = desc("sessions", "Connections of agents to this server.")
 	m.streams = desc("announcement_streams", "Open announcement streams.")
 	m.sources = desc("sources", "Sources of the agents with an open announcement stream.")
-	m.recordsWaiting = desc("records_waiting", "Records of announcements that wait to be written.")
+	m.recordsWaiting = desc("records_waiting", "Records of announcements and sources that wait to be written.")
 	m.oldestUndelivered = desc("oldest_undelivered_announcement_seconds",
 		"Age of the oldest latest announcement, of any agent, that its agent has not confirmed; 0 when there is none.")
 	m.oldestUnconverged = desc("oldest_unconverged_announcement_seconds",

@@ -2,8 +2,8 @@ package agentserver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,14 +12,10 @@ import (
 	"tidelock.dev/internal/forge"
 )
 
-const (
-	maxRecords  = 100_000 // that wait to be written
-	recordBatch = 500     // in one transaction
-	flushLimit  = 5 * time.Second
-)
+const flushLimit = 5 * time.Second
 
-// A recorder writes how far announcements came, behind the streams' backs:
-// what waits for one number is one write of the newest. Numbers keep their
+// A recorder writes how far announcements came and how things stand with
+// sources, behind the streams' backs. Numbers of announcements keep their
 // order.
 type recorder struct {
 	forge   *forge.Forge
@@ -27,104 +23,96 @@ type recorder struct {
 	dropped prometheus.Counter
 	wake    chan struct{} // holds a token while something waits
 
-	mu      sync.Mutex
-	pending map[recordKey]tidelock.Announcement
-	order   []recordKey
-	writing []tidelock.Announcement // being written
+	announcements *backlog[announcementKey, tidelock.Announcement]
+	sources       *backlog[sourceKey, sourceRecord]
 }
 
-type recordKey struct {
+type announcementKey struct {
 	agent  tidelock.AgentID
 	source tidelock.SourceID
 	number int64
 }
 
+type sourceKey struct {
+	agent  tidelock.AgentID
+	source tidelock.SourceID
+}
+
+// A sourceRecord is how things stand with a source, or that it was removed.
+type sourceRecord struct {
+	tidelock.AgentSource
+	removed bool
+}
+
 func newRecorder(f *forge.Forge, log *slog.Logger, dropped prometheus.Counter) *recorder {
 	return &recorder{
 		forge: f, log: log, dropped: dropped,
-		wake:    make(chan struct{}, 1),
-		pending: map[recordKey]tidelock.Announcement{},
+		wake: make(chan struct{}, 1),
+		announcements: newBacklog(func(a tidelock.Announcement) announcementKey {
+			return announcementKey{a.Agent, a.Source, a.Number}
+		}),
+		sources: newBacklog(func(s sourceRecord) sourceKey { return sourceKey{s.Agent, s.Source} }),
 	}
 }
 
 // put leaves a record to be written soon. When too many wait, because the
 // store has been down for long, the oldest is dropped: the next word of its
 // agent repeats what matters.
-func (r *recorder) put(a tidelock.Announcement) {
-	key := recordKey{a.Agent, a.Source, a.Number}
-	r.mu.Lock()
-	if _, waits := r.pending[key]; !waits {
-		if len(r.order) >= maxRecords {
-			delete(r.pending, r.order[0])
-			r.order = r.order[1:]
-			r.dropped.Inc()
-		}
-		r.order = append(r.order, key)
+func (r *recorder) put(a tidelock.Announcement) { r.ring(r.announcements.put(a)) }
+
+// putSource does the same for a source.
+func (r *recorder) putSource(s sourceRecord) { r.ring(r.sources.put(s)) }
+
+func (r *recorder) ring(dropped bool) {
+	if dropped {
+		r.dropped.Inc()
 	}
-	r.pending[key] = a
-	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (r *recorder) take() []tidelock.Announcement {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := min(len(r.order), recordBatch)
-	batch := make([]tidelock.Announcement, 0, n)
-	for _, key := range r.order[:n] {
-		batch = append(batch, r.pending[key])
-		delete(r.pending, key)
+// announcementsOf reads the newest announcement of each source of an agent,
+// whether or not it is written yet.
+func (r *recorder) announcementsOf(ctx context.Context, id tidelock.AgentID) (map[tidelock.SourceID]tidelock.Announcement, error) {
+	// First what waits: what is written meanwhile is then found in the store.
+	waiting := r.announcements.unwritten(func(a tidelock.Announcement) bool { return a.Agent == id })
+	list, err := r.forge.LatestAnnouncements(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	r.order = r.order[n:]
-	if len(r.order) == 0 {
-		r.order = nil
-	}
-	r.writing = batch
-	return batch
-}
-
-// waitingOf lists what of an agent is not in the store yet.
-func (r *recorder) waitingOf(id tidelock.AgentID) []tidelock.Announcement {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var list []tidelock.Announcement
-	for _, a := range r.writing {
-		if a.Agent == id {
-			list = append(list, a)
+	records := make(map[tidelock.SourceID]tidelock.Announcement, len(list))
+	for _, a := range append(list, waiting...) {
+		if known, ok := records[a.Source]; !ok || a.Number >= known.Number {
+			records[a.Source] = a
 		}
 	}
-	for _, key := range r.order {
-		if key.agent == id {
-			list = append(list, r.pending[key])
-		}
-	}
-	return list
+	return records, nil
 }
 
-// giveBack returns what could not be written, unless something newer waits.
-func (r *recorder) giveBack(batch []tidelock.Announcement) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var order []recordKey
-	for _, a := range batch {
-		key := recordKey{a.Agent, a.Source, a.Number}
-		if _, waits := r.pending[key]; waits {
-			continue
-		}
-		r.pending[key] = a
-		order = append(order, key)
+// sourcesOf reads the sources of an agent, whether or not they are written yet.
+func (r *recorder) sourcesOf(ctx context.Context, id tidelock.AgentID) (map[tidelock.SourceID]tidelock.AgentSource, error) {
+	waiting := r.sources.unwritten(func(s sourceRecord) bool { return s.Agent == id })
+	list, err := r.forge.SourcesOf(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	r.order = append(order, r.order...)
+	sources := make(map[tidelock.SourceID]tidelock.AgentSource, len(list))
+	for _, s := range list {
+		sources[s.Source] = s
+	}
+	for _, s := range waiting {
+		if s.removed {
+			delete(sources, s.Source)
+		} else {
+			sources[s.Source] = s.AgentSource
+		}
+	}
+	return sources, nil
 }
 
-func (r *recorder) waiting() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.order)
-}
+func (r *recorder) waiting() int { return r.announcements.len() + r.sources.len() }
 
 // run writes until ctx is done, and then what is left.
 func (r *recorder) run(ctx context.Context) {
@@ -153,21 +141,41 @@ func (r *recorder) run(ctx context.Context) {
 	}
 }
 
+// flush writes until nothing waits, announcements before sources: numbers go
+// on from those.
 func (r *recorder) flush(ctx context.Context) error {
-	for {
-		batch := r.take()
-		if len(batch) == 0 {
-			return nil
-		}
-		err := r.forge.SaveAnnouncements(ctx, batch...)
-		if err != nil {
-			r.giveBack(batch)
-		}
-		r.mu.Lock()
-		r.writing = nil
-		r.mu.Unlock()
-		if err != nil {
+	for r.waiting() > 0 {
+		if err := errors.Join(
+			r.announcements.write(func(batch []tidelock.Announcement) error {
+				return r.forge.SaveAnnouncements(ctx, batch...)
+			}),
+			r.sources.write(func(batch []sourceRecord) error { return r.saveSources(ctx, batch) }),
+		); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (r *recorder) saveSources(ctx context.Context, batch []sourceRecord) error {
+	type change struct {
+		upserts  []tidelock.AgentSource
+		removals []tidelock.SourceID
+	}
+	changes := map[tidelock.AgentID]change{}
+	for _, s := range batch {
+		c := changes[s.Agent]
+		if s.removed {
+			c.removals = append(c.removals, s.Source)
+		} else {
+			c.upserts = append(c.upserts, s.AgentSource)
+		}
+		changes[s.Agent] = c
+	}
+	for agent, c := range changes {
+		if err := r.forge.SaveAgentSources(ctx, agent, c.upserts, c.removals); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -29,16 +29,18 @@ type source struct {
 	url       string
 	path      string // of a project, as the URL spells it; "" when the URL is not ours
 	spec      tidelock.RefSpec
-	revision  tidelock.CommitID // what Flux has
+	artifact  string            // what Flux has, as it writes it
+	revision  tidelock.CommitID // the commit of artifact
 	suspended bool
 	version   int // counts changes of the above
 
 	project tidelock.ProjectID // where the URL leads, whether or not the agent may be told of it
 
-	// The last Resolution sent.
+	// The last answer, and whether its Resolution has been sent.
 	answered bool
 	served   bool
 	servedAs tidelock.ProjectID
+	wanted   wanted // where it should be, as of then
 
 	// The last announcement that the agent has or that is on its way.
 	number int64 // only grows
@@ -51,15 +53,15 @@ type source struct {
 	traced    hopSet                 // of record
 }
 
-// answer notes what the agent is told of the source as such, and reports
-// whether that is new.
+// answer notes where the source should be, and reports whether what the agent
+// is told of the source as such is new.
 func (s *source) answer(w wanted) (isNew bool) {
 	as := w.project
 	if !w.served {
 		as = 0
 	}
 	isNew = !s.answered || s.served != w.served || s.servedAs != as
-	s.answered, s.served, s.servedAs = true, w.served, as
+	s.answered, s.served, s.servedAs, s.wanted = true, w.served, as, w
 	return isNew
 }
 
@@ -69,7 +71,8 @@ type wanted struct {
 	served  bool
 	settled bool // whether head and gone mean anything
 	head    tidelock.Head
-	gone    bool // nothing matches the spec
+	gone    bool   // nothing matches the spec
+	reason  string // why head is not known
 }
 
 // due reports whether an announcement of w has to be made.
@@ -100,6 +103,41 @@ func unfinished(state tidelock.AnnouncementState) bool {
 		return false
 	}
 	return true
+}
+
+// show tells how things stand with the source; when it came to that is the
+// caller's to say. What is not served looks the same whether or not there is
+// such a project.
+func (s *source) show(agent tidelock.AgentID) tidelock.AgentSource {
+	a := tidelock.AgentSource{Agent: agent, Source: s.id, Revision: s.artifact, Suspended: s.suspended}
+	w := s.wanted
+	if !w.served {
+		a.State, a.Message = tidelock.NotServed, "the URL leads to no project that the agent may be told of"
+		return a
+	}
+	a.Project, a.Ref, a.Wanted = w.project, w.head.Ref, w.head.Commit
+	if a.Wanted == "" {
+		a.Ref = refOf(s.spec)
+	}
+	current := s.record != nil && s.record.State != tidelock.Closed && s.record.Commit == a.Wanted
+	switch {
+	case a.Wanted != "" && s.revision == a.Wanted:
+		a.State = tidelock.Converged
+	case a.Wanted != "" && s.suspended:
+		a.State = tidelock.Parked
+		if current {
+			a.Message = s.record.Message
+		}
+	case current:
+		a.State, a.Message = s.record.State, s.record.Message
+	case a.Wanted == "":
+		a.State, a.Message = tidelock.Unresolved, excuse(w.reason)
+	case s.told && s.commit == a.Wanted:
+		a.State = tidelock.Delivered // so the agent says
+	default:
+		a.State = tidelock.Sent // it is about to be
+	}
+	return a
 }
 
 // announce moves the source on to its next number.
@@ -156,7 +194,7 @@ func (s *source) change(m *agentrpc.Source, path string, complete bool) {
 		s.told, s.commit = false, ""
 	}
 	s.url, s.path, s.spec = m.GetUrl(), path, spec
-	s.revision = commitOf(m.GetRevision())
+	s.artifact, s.revision = m.GetRevision(), commitOf(m.GetRevision())
 	s.suspended = m.GetSuspended()
 
 	last := m.GetLastNumber()

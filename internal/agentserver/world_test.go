@@ -466,14 +466,27 @@ func (w *world) awaitState(agent tidelock.AgentID, id string, number int64, stat
 // A faultyStore fails where a test says so.
 type faultyStore struct {
 	forge.Store
-	mu  sync.Mutex
-	err error
+	mu     sync.Mutex
+	err    error
+	saving error // of saving alone
 }
 
 func (s *faultyStore) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = err
+}
+
+func (s *faultyStore) failSaving(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saving = err
+}
+
+func (s *faultyStore) savingFault() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.err, s.saving)
 }
 
 func (s *faultyStore) fault() error {
@@ -490,10 +503,17 @@ func (s *faultyStore) Head(ctx context.Context, id tidelock.ProjectID, ref tidel
 }
 
 func (s *faultyStore) SaveAnnouncements(ctx context.Context, list ...tidelock.Announcement) error {
-	if err := s.fault(); err != nil {
+	if err := s.savingFault(); err != nil {
 		return err
 	}
 	return s.Store.SaveAnnouncements(ctx, list...)
+}
+
+func (s *faultyStore) SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.AgentSource, removals []tidelock.SourceID) error {
+	if err := s.savingFault(); err != nil {
+		return err
+	}
+	return s.Store.SaveAgentSources(ctx, agent, upserts, removals)
 }
 
 // A lockedBuffer takes the log of all goroutines.
