@@ -216,6 +216,13 @@ func clientProjects(t *testing.T, c *gitlab.Client) {
 	if old.ID != flux.ID {
 		t.Errorf("the old path leads to %+v", old)
 	}
+	there, _, err := c.Projects.TransferProject(flux.ID, &gitlab.TransferProjectOptions{Namespace: "root"})
+	must(t, err)
+	if there.PathWithNamespace != "root/fleet" {
+		t.Errorf("TransferProject = %+v", there)
+	}
+	_, _, err = c.Projects.TransferProject(flux.ID, &gitlab.TransferProjectOptions{Namespace: "team"})
+	must(t, err)
 	archived, _, err := c.Projects.ArchiveProject(flux.ID)
 	must(t, err)
 	restored, _, err := c.Projects.UnarchiveProject("team/fleet")
@@ -699,6 +706,31 @@ func clientOurs(t *testing.T, w *world, c *gitlab.Client) {
 	do("GET", "/projects/ours%2Fapp/announcements?commit="+strings.Repeat("0", 40), "", &none)
 	if len(none) != 0 {
 		t.Errorf("announcements of another commit: %+v", none)
+	}
+
+	must(t, w.forge.SaveAgentSources(ctx, tidelock.AgentID(agent.ID), []tidelock.AgentSource{
+		{
+			Agent: tidelock.AgentID(agent.ID), Source: "GitRepository/flux-system/app", Project: app.ID, Ref: "refs/heads/main",
+			Wanted: commit, Revision: "main@sha1:" + string(commit), State: tidelock.Converged, Since: at, UpdatedAt: at,
+		},
+		{
+			Agent: tidelock.AgentID(agent.ID), Source: "GitRepository/flux-system/other", Suspended: true,
+			State: tidelock.NotServed, Message: "not for you", Since: at, UpdatedAt: at,
+		},
+	}, nil))
+	sources := "/projects/ours%2Fconfig/cluster_agents/" + itoa(agent.ID) + "/sources"
+	micros := at.Format("2006-01-02T15:04:05.000000Z")
+	if got, want := do("GET", sources, "", nil).body, `[{"source":"GitRepository/flux-system/app","project_id":`+itoa(int64(app.ID))+
+		`,"ref":"refs/heads/main","wanted":"`+string(commit)+`","revision":"main@sha1:`+string(commit)+`","suspended":false,"state":"converged",`+
+		`"message":"","since":"`+micros+`","updated_at":"`+micros+`"},`+
+		`{"source":"GitRepository/flux-system/other","project_id":null,"ref":null,"wanted":null,"revision":null,"suspended":true,"state":"not served",`+
+		`"message":"not for you","since":"`+micros+`","updated_at":"`+micros+`"}]`; strings.TrimSpace(got) != want {
+		t.Errorf("GET %s:\n%s\nwant\n%s", sources, got, want)
+	}
+	var second []struct{ Source string }
+	do("GET", sources+"?per_page=1&page=2", "", &second)
+	if len(second) != 1 || second[0].Source != "GitRepository/flux-system/other" {
+		t.Errorf("the second page holds %+v", second)
 	}
 
 	type push struct {

@@ -265,6 +265,44 @@ func (a *API) listAgentAnnouncements(w http.ResponseWriter, r *request) error {
 	return writePage(a, w, r, page, each(announcements, shapeAnnouncement), total)
 }
 
+// A sourceShape is one Flux source of an agent; null stands for what is not
+// there.
+type sourceShape struct {
+	Source    tidelock.SourceID          `json:"source"`
+	ProjectID *tidelock.ProjectID        `json:"project_id"`
+	Ref       *tidelock.RefName          `json:"ref"`
+	Wanted    *tidelock.CommitID         `json:"wanted"`
+	Revision  *string                    `json:"revision"`
+	Suspended bool                       `json:"suspended"`
+	State     tidelock.AnnouncementState `json:"state"`
+	Message   string                     `json:"message"`
+	Since     exact                      `json:"since"`
+	UpdatedAt exact                      `json:"updated_at"`
+}
+
+func shapeSource(s tidelock.AgentSource) sourceShape {
+	return sourceShape{
+		Source: s.Source, ProjectID: orNull(s.Project), Ref: orNull(s.Ref), Wanted: orNull(s.Wanted), Revision: orNull(s.Revision),
+		Suspended: s.Suspended, State: s.State, Message: s.Message, Since: exact(s.Since), UpdatedAt: exact(s.UpdatedAt),
+	}
+}
+
+func (a *API) listAgentSources(w http.ResponseWriter, r *request) error {
+	project, agent, err := a.agentID(r, forge.ReadAgents)
+	if err != nil {
+		return err
+	}
+	page := r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	sources, err := a.forge.AgentSources(r.ctx(), r.by, project, agent)
+	if err != nil {
+		return err
+	}
+	return writePage(a, w, r, page, each(cut(page, sources), shapeSource), len(sources))
+}
+
 type pushShape struct {
 	ID        tidelock.PushID    `json:"id"`
 	ProjectID tidelock.ProjectID `json:"project_id"`

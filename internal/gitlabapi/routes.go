@@ -41,6 +41,7 @@ func (a *API) table() []route {
 		{del, "/projects/:id", a.deleteProject},
 		{post, "/projects/:id/archive", a.archiveProject},
 		{post, "/projects/:id/unarchive", a.unarchiveProject},
+		{put, "/projects/:id/transfer", a.transferProject},
 
 		{get, "/projects/:id/members", a.listMembers(onProject)},
 		{post, "/projects/:id/members", a.addMember(onProject)},
@@ -114,6 +115,7 @@ func (a *API) table() []route {
 		// Ours, under the same envelope.
 		{get, "/projects/:id/cluster_agents/:agent_id/status", a.showAgentStatus},
 		{get, "/projects/:id/cluster_agents/:agent_id/announcements", a.listAgentAnnouncements},
+		{get, "/projects/:id/cluster_agents/:agent_id/sources", a.listAgentSources},
 		{get, "/projects/:id/cluster_agents/:agent_id/grants", a.listAgentGrants},
 		{get, "/projects/:id/agent_grants", a.listGrants},
 		{post, "/projects/:id/agent_grants", a.grantAgent},

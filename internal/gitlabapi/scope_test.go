@@ -49,6 +49,7 @@ func TestScopes(t *testing.T) {
 		{"GET", site + "/repository/commits", "", "api read_api read_repository"},
 		{"GET", site + "/cluster_agents", "", "api read_api"},
 		{"GET", site + "/announcements", "", "api read_api"},
+		{"GET", site + "/cluster_agents/1/sources", "", "api read_api"},
 		{"GET", site + "/deploy_tokens", "", "api read_api"},
 		{"POST", site + "/cluster_agents", `{"name":"a%d"}`, "api"},
 		{"PUT", site, `{"description":"x"}`, "api"},

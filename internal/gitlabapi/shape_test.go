@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tidelock.dev"
 )
@@ -45,6 +46,10 @@ func TestShapes(t *testing.T) {
 	must(t, w.forge.SaveAnnouncements(t.Context(), tidelock.Announcement{
 		Agent: tidelock.AgentID(agent["id"].(float64)), Source: "GitRepository/a/b", Number: 1, Project: project.ID, Ref: "refs/heads/main", State: tidelock.Sent,
 	}))
+	agentID := tidelock.AgentID(agent["id"].(float64))
+	must(t, w.forge.SaveAgentSources(t.Context(), agentID, []tidelock.AgentSource{{
+		Agent: agentID, Source: "GitRepository/a/b", State: tidelock.NotServed, Since: time.Now(), UpdatedAt: time.Now(),
+	}}, nil))
 
 	const (
 		user    = "id:id username:text name:text state:text avatar_url:text? web_url:text locked:bool"
@@ -84,7 +89,8 @@ func TestShapes(t *testing.T) {
 		grant       = "agent_id:id agent_name:text? agent_project:text? project_id:id project:text granted_by_user_id:id created_at:exact"
 		announced   = "agent_id:id source:text number:number project_id:id ref:text commit:text? push_id:id? state:text message:text accepted_at:exact? " +
 			"sent_at:exact? announced_at:exact? called_at:exact? answered_at:exact? handled_at:exact? fetched_at:exact? via:text? attempts:number"
-		push = "id:id project_id:id at:exact user:object? updates:list"
+		sources = "source:text project_id:id? ref:text? wanted:text? revision:text? suspended:bool state:text message:text since:exact updated_at:exact"
+		push    = "id:id project_id:id at:exact user:object? updates:list"
 	)
 	for _, c := range []struct{ path, fields string }{
 		{"/version", "version:text revision:text"},
@@ -128,6 +134,7 @@ func TestShapes(t *testing.T) {
 		{site + "/repository/files/a.yaml?ref=main", file},
 		{agentPath + "/status", status},
 		{agentPath + "/announcements", announced},
+		{agentPath + "/sources", sources},
 		{site + "/agent_grants", grant},
 		{agentPath + "/grants", grant},
 		{site + "/announcements", announced},
