@@ -3,6 +3,8 @@ package forge
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -62,8 +64,9 @@ func (f *Forge) resolveCommit(ctx context.Context, project tidelock.ProjectID, s
 	return head, nil
 }
 
-// resolveSemVer picks the highest tag in the range; of tags with one version
-// it takes the later name, so that the answer does not depend on chance.
+// resolveSemVer picks the highest tag in the range, as source-controller does:
+// a version has three parts, and of tags with one version, which differ in
+// their build alone, the one with the newest commit is taken.
 func (f *Forge) resolveSemVer(ctx context.Context, project tidelock.ProjectID, text string) (tidelock.Head, error) {
 	within, err := semver.NewConstraint(text)
 	if err != nil {
@@ -73,25 +76,47 @@ func (f *Forge) resolveSemVer(ctx context.Context, project tidelock.ProjectID, t
 	if err != nil {
 		return tidelock.Head{}, fmt.Errorf("list heads of project %d: %w", project, err)
 	}
-	var best tidelock.Head
+	var best []tidelock.Head // of the highest version
 	var highest *semver.Version
 	for _, h := range heads {
 		tag, ok := h.Ref.Tag()
-		if !ok {
+		if !ok || strings.Count(tag, ".") < 2 {
 			continue
 		}
 		v, err := semver.NewVersion(tag)
 		if err != nil || !within.Check(v) {
 			continue
 		}
-		if highest == nil || v.GreaterThan(highest) || (v.Equal(highest) && h.Ref > best.Ref) {
-			best, highest = h, v
+		switch {
+		case highest == nil || v.GreaterThan(highest):
+			best, highest = []tidelock.Head{h}, v
+		case v.Equal(highest):
+			best = append(best, h)
 		}
 	}
 	if highest == nil {
 		return tidelock.Head{}, tidelock.Errorf(tidelock.NotFound, "no tag is within %s", text)
 	}
-	return best, nil
+	return f.newest(ctx, project, best)
+}
+
+// newest picks the head with the newest commit, and of equals the last one.
+func (f *Forge) newest(ctx context.Context, project tidelock.ProjectID, heads []tidelock.Head) (tidelock.Head, error) {
+	if len(heads) == 1 {
+		return heads[0], nil
+	}
+	var newest tidelock.Head
+	var latest time.Time
+	for _, h := range heads {
+		commit, err := f.repos.Repo(project).Commit(ctx, string(h.Commit))
+		if err != nil {
+			return tidelock.Head{}, fmt.Errorf("read the commit of %s of project %d: %w", h.Ref, project, err)
+		}
+		if newest.Ref == "" || !commit.Committer.When.Before(latest) {
+			newest, latest = h, commit.Committer.When
+		}
+	}
+	return newest, nil
 }
 
 // SaveAnnouncements keeps how far announcements came.

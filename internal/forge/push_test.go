@@ -235,6 +235,34 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestSemVerAsFluxReadsIt has tags of which Flux takes another one than their
+// names suggest; announcing the wrong one would leave the right one unannounced.
+func TestSemVerAsFluxReadsIt(t *testing.T) {
+	w := newWorld(t)
+	project := w.site()
+	resolves := func(what string, want tidelock.CommitID) {
+		t.Helper()
+		head, err := w.Resolve(t.Context(), project.ID, tidelock.RefSpec{SemVer: ">=1.0.0"})
+		if err != nil || head.Commit != want {
+			t.Errorf("%s: got %s of %s, %v; want %s", what, head.Commit, head.Ref, err, want)
+		}
+	}
+	tag := func(name, at string) tidelock.CommitID {
+		t.Setenv("GIT_COMMITTER_DATE", at+" +0000")
+		return w.pushed(project, tidelock.TagRef(name), name)
+	}
+	first := tag("v1.0.0", "1700000000")
+	tag("2024", "1700000001")
+	tag("v3", "1700000002")
+	tag("v3.1", "1700000003")
+	resolves("what has not three parts is no version", first)
+	tag("v1.2.0+9", "1700000010")
+	newest := tag("v1.2.0+10", "1700000020")
+	resolves("of builds of one version the newest", newest)
+	tag("v1.2.0+11", "1700000015")
+	resolves("newest by its commit, not by its name or push", newest)
+}
+
 func TestFirstBranchBecomesDefault(t *testing.T) {
 	w := newWorld(t)
 	project := w.site()

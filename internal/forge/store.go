@@ -53,6 +53,9 @@ type Store interface {
 	// UpdateProject writes everything but id, namespace, creator and
 	// creation; a changed path leaves a redirect behind.
 	UpdateProject(context.Context, tidelock.Project) (tidelock.Project, error)
+	// MoveProject puts a project into another namespace and leaves a redirect
+	// behind.
+	MoveProject(context.Context, tidelock.ProjectID, tidelock.NamespaceID) (tidelock.Project, error)
 	// DeleteProject removes the row and all that hangs on it, its agents and
 	// the bots of its tokens included. What agents of other projects were told
 	// of it stays, so that the numbers of a source never start again.

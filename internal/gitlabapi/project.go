@@ -396,6 +396,19 @@ func (a *API) setArchived(w http.ResponseWriter, r *request, archived bool) erro
 	return a.writeProject(w, r, http.StatusCreated, project)
 }
 
+func (a *API) transferProject(w http.ResponseWriter, r *request) error {
+	r.params.need("namespace")
+	namespace := r.params.text("namespace")
+	if err := r.err(); err != nil {
+		return err
+	}
+	project, err := a.forge.TransferProject(r.ctx(), r.by, r.arg("id"), namespace)
+	if err != nil {
+		return err
+	}
+	return a.writeProject(w, r, http.StatusOK, project)
+}
+
 func (a *API) deleteProject(w http.ResponseWriter, r *request) error {
 	if err := a.forge.DeleteProject(r.ctx(), r.by, r.arg("id")); err != nil {
 		return err

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"tidelock.dev"
 )
@@ -158,6 +159,36 @@ func (db *DB) UpdateProject(ctx context.Context, p tidelock.Project) (tidelock.P
 			p.DefaultBranch, p.Archived, p.UpdatedAt, p.ID)
 		if err != nil {
 			return fmt.Errorf("write project: %w", err)
+		}
+		return s.moveProject(ctx, before, p)
+	})
+	return whole(p, err)
+}
+
+const moveProject = `
+	UPDATE projects
+	SET namespace_id = ?, full_path = ?, full_name = ?, updated_at = ?
+	WHERE id = ?`
+
+// MoveProject puts a project into another namespace; its old path stays as a
+// redirect.
+func (db *DB) MoveProject(ctx context.Context, id tidelock.ProjectID, to tidelock.NamespaceID) (tidelock.Project, error) {
+	var p tidelock.Project
+	err := db.write(ctx, func(s session) error {
+		if err := s.changeRoutes(ctx); err != nil {
+			return err
+		}
+		before, err := one(ctx, s, "project", scanProject, selectProject, id)
+		if err != nil {
+			return err
+		}
+		p = before
+		p.Namespace, p.UpdatedAt = to, orNow(time.Time{})
+		if err := s.derive(ctx, p.Namespace, p.Path, p.Name, &p.FullPath, &p.FullName); err != nil {
+			return err
+		}
+		if _, err := s.exec(ctx, moveProject, p.Namespace, p.FullPath, p.FullName, p.UpdatedAt, p.ID); err != nil {
+			return fmt.Errorf("move project: %w", err)
 		}
 		return s.moveProject(ctx, before, p)
 	})

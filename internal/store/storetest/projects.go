@@ -157,6 +157,30 @@ var projectTests = []test{
 		w.kind(err, tidelock.NotFound)
 	}},
 
+	{"move to another namespace and keep their old path", func(w world) {
+		site := w.site()
+		ada := w.user("ada")
+		got, err := w.MoveProject(w.Context(), site.ID, ada.Namespace)
+		w.ok(err)
+		equal(w, got.FullPath, "ada/site")
+		equal(w, got.Namespace, ada.Namespace)
+		for _, path := range []string{"ada/site", "team/site"} {
+			read, err := w.ProjectByPath(w.Context(), path)
+			w.ok(err)
+			equal(w, read, got)
+		}
+		level, err := w.AccessLevel(w.Context(), ada.ID, tidelock.Holder{Project: site.ID}, at(0))
+		w.ok(err)
+		equal(w, level, tidelock.Owner)
+		other := w.project(site.Namespace, "site") // takes the old path
+		_, err = w.MoveProject(w.Context(), site.ID, site.Namespace)
+		w.taken(err, "path")
+		_, err = w.MoveProject(w.Context(), other.ID, 9999)
+		w.kind(err, tidelock.NotFound)
+		_, err = w.MoveProject(w.Context(), 9999, site.Namespace)
+		w.kind(err, tidelock.NotFound)
+	}},
+
 	{"change the case of a path in place", func(w world) {
 		site := w.site()
 		site.Path = "SITE"
