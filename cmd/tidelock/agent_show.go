@@ -129,8 +129,8 @@ func newAgentShowCommand(env *environment, source *sourceFlags) *cobra.Command {
 		Use:   "show <project>/<agent>",
 		Short: "Show an agent's connections, configuration and sources",
 		Long: `Show an agent's connections, what is wrong with its configuration, and for
-each Flux source that it serves the revision it should have and how far that
-came. The exit code is 3 while the agent is not connected.`,
+each Flux source that lies under the forge's URLs the revision it should have,
+the one that Flux has, and how far the newest came. The exit code is 3 while the agent is not connected.`,
 		Example: "  tidelock agent show team/infra/production",
 		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -166,7 +166,34 @@ type agentView struct {
 	status  answer[agentStatus]
 	tokens  []answer[gitlab.AgentToken]
 	grants  []answer[grantRow]
-	sources []answer[announcementRow]
+	sources []answer[agentSourceRow]
+}
+
+// An agentSourceRow is one of an agent's sources as our own route tells it.
+type agentSourceRow struct {
+	Source   string     `json:"source"`
+	Ref      string     `json:"ref"`
+	Wanted   string     `json:"wanted"`
+	Revision string     `json:"revision"`
+	State    string     `json:"state"`
+	Message  string     `json:"message"`
+	Since    *time.Time `json:"since"`
+}
+
+// wanted is the ref and its head, as far as there are any.
+func (s agentSourceRow) wanted() string {
+	switch {
+	case s.Ref == "":
+		return orDash(short(s.Wanted))
+	case s.Wanted == "":
+		return shortRef(s.Ref)
+	}
+	return shortRef(s.Ref) + "@" + short(s.Wanted)
+}
+
+// has is the commit of a revision as Flux writes it: "main@sha1:<hex>".
+func (s agentSourceRow) has() string {
+	return orDash(short(s.Revision[strings.LastIndexAny(s.Revision, ":/")+1:]))
 }
 
 func readAgent(ctx context.Context, c *connection, reference string) (v agentView, err error) {
@@ -184,10 +211,7 @@ func readAgent(ctx context.Context, c *connection, reference string) (v agentVie
 	if v.grants, err = list[grantRow](ctx, c, path+"/grants", nil, 0); err != nil {
 		return v, err
 	}
-	latest := struct {
-		Latest bool `url:"latest"`
-	}{true}
-	v.sources, err = list[announcementRow](ctx, c, path+"/announcements", latest, 0)
+	v.sources, err = list[agentSourceRow](ctx, c, path+"/sources", nil, 0)
 	return v, err
 }
 
@@ -231,14 +255,10 @@ func (v agentView) print(w io.Writer) error {
 	}
 	if len(v.sources) > 0 {
 		fmt.Fprintln(w)
-		t := newTable(w, "SOURCE", "WANTED", "STATE", "SINCE", "VIA", "MESSAGE")
+		t := newTable(w, "SOURCE", "WANTED", "FLUX HAS", "STATE", "SINCE", "MESSAGE")
 		for _, s := range v.sources {
-			a := s.value
-			wanted := shortRef(a.Ref) + "@" + short(a.Commit)
-			if a.Commit == "" {
-				wanted = shortRef(a.Ref) + " (deleted)"
-			}
-			t.row(a.Source, wanted, a.State, ago(a.since()), orDash(a.Via), a.Message)
+			row := s.value
+			t.row(row.Source, row.wanted(), row.has(), row.State, ago(row.Since), row.Message)
 		}
 		err = errors.Join(err, t.flush())
 	}

@@ -68,17 +68,6 @@ type announcementRow struct {
 	Attempts    int        `json:"attempts"`
 }
 
-// since is when the announcement came into its present state, as far as told.
-func (a announcementRow) since() *time.Time {
-	var latest *time.Time
-	for _, t := range []*time.Time{a.AcceptedAt, a.SentAt, a.AnnouncedAt, a.CalledAt, a.AnsweredAt, a.HandledAt, a.FetchedAt} {
-		if t != nil && (latest == nil || t.After(*latest)) {
-			latest = t
-		}
-	}
-	return latest
-}
-
 func newPushListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
 	var limit int

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +21,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tidelock.dev/internal/agentrpc"
+	"tidelock.dev/internal/agentserver"
 	"tidelock.dev/internal/servertest"
+	"tidelock.dev/internal/tunnel"
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +56,8 @@ func TestScript(t *testing.T) {
 			"exits":     exitsCommand,
 			"capture":   captureCommand,
 			"mode":      modeCommand,
+			"agent":     agentCommand,
+			"until":     untilCommand,
 		},
 	})
 }
@@ -69,6 +76,45 @@ func forgeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("GIT_SSL_CAINFO", s.CAFile)
 	ts.Setenv("HOST", strings.TrimPrefix(s.URL, "https://"))
 	ts.Setenv("DATA", s.DataDir)
+}
+
+// agent TOKEN-FILE (NAME URL REVISION)… is an agent that connects, tells of
+// sources of the branch main, and leaves once it knows of each whether it is
+// served. A REVISION of "-" is none.
+func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args)%3 != 1 {
+		ts.Fatalf("usage: agent token-file (name url revision)...")
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("TIDELOCK_CA_FILE"))))
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	session, err := tunnel.Dial(ctx, tunnel.DialConfig{
+		URL:    "wss://" + ts.Getenv("HOST") + agentserver.Path,
+		Header: http.Header{"Authorization": {"Bearer " + strings.TrimSpace(ts.ReadFile(args[0]))}},
+		TLS:    &tls.Config{RootCAs: pool},
+	})
+	ts.Check(err)
+	defer session.Close("done")
+	_, err = agentrpc.NewSessionServiceClient(session.Client(), "http://forge").Register(ctx, &agentrpc.RegisterRequest{Instance: "script"})
+	ts.Check(err)
+	stream, err := agentrpc.NewAnnouncementServiceClient(session.Client(), "http://forge").Announce(ctx)
+	ts.Check(err)
+	set := &agentrpc.SourceChange{Complete: true}
+	for source := range slices.Chunk(args[1:], 3) {
+		set.Upserts = append(set.Upserts, &agentrpc.Source{
+			Id: "GitRepository/flux-system/" + source[0], Uid: source[0], Url: source[1],
+			Ref: &agentrpc.RefSpec{Branch: "main"}, Revision: strings.TrimPrefix(source[2], "-"),
+		})
+	}
+	ts.Check(stream.Send(&agentrpc.AnnounceRequest{Message: &agentrpc.AnnounceRequest_Sources{Sources: set}}))
+	for range set.Upserts {
+		for answered := false; !answered; {
+			m, err := stream.Receive()
+			ts.Check(err)
+			answered = m.GetResolution() != nil
+		}
+	}
 }
 
 // freeport NAME puts a free port into a variable.
@@ -140,6 +186,25 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("got exit code %d, want %d", got, want)
+	}
+}
+
+// until REGEXP COMMAND… runs a command again and again until it prints what is
+// wanted, whatever its exit code.
+func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until regexp command...")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ts.Exec(args[1], args[2:]...)
+		if want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v did not print %q", args[1:], args[0])
+		}
 	}
 }
 
