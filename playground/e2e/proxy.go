@@ -3,11 +3,14 @@ package e2e
 import (
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"tidelock.dev/playground/port"
 )
 
 // A Link is a TCP connection's way that can be cut and made slow.
@@ -26,9 +29,18 @@ func NewLink(t testing.TB, address string) *Link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Link{t: t, to: "localhost:" + target.Port(), addr: FreeAddr(t)}
-	_, port, _ := strings.Cut(l.addr, ":")
-	l.URL = "https://localhost:" + port
+	l := &Link{t: t, to: "localhost:" + target.Port()}
+	// Not a port that the system hands out: while the link is cut, any
+	// connection might be given it.
+	book, err := port.Open(filepath.Join(t.TempDir(), "ports.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.addr, err = book.Addr("link"); err != nil {
+		t.Fatal(err)
+	}
+	_, number, _ := strings.Cut(l.addr, ":")
+	l.URL = "https://localhost:" + number
 	l.open()
 	t.Cleanup(l.Cut)
 	return l
