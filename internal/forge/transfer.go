@@ -21,7 +21,8 @@ func (f *Forge) TransferProject(ctx context.Context, p Principal, idOrPath, name
 	}
 	unlock := f.recording.lock(project.ID)
 	defer unlock()
-	if project, err = f.store.Project(ctx, project.ID); err != nil {
+	project, err = f.store.Project(ctx, project.ID) // as it is now that nobody else edits it
+	if project, err = f.allowed(ctx, p, project, err, DeleteProject); err != nil {
 		return tidelock.Project{}, err
 	}
 	if to.Kind == tidelock.GroupNamespace && project.Visibility > to.Visibility {

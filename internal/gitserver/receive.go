@@ -105,6 +105,9 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 		DenyNonFastForward: decision.DenyNonFastForward,
 	})
 	if gitErr != nil && !x.started && !ran(gitErr) {
+		// Unavailable may also be a client that was cut: git may have moved a
+		// ref before it ended.
+		s.forge.MarkDirty(project.ID)
 		return failed, gitErr
 	}
 	if gitErr != nil {
