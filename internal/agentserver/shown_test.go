@@ -211,3 +211,37 @@ func TestShownManyWhileTheStoreIsDown(t *testing.T) {
 		})
 	})
 }
+
+// TestShownAgainBeforeItsRemovalIsWritten takes a source away and back while
+// nothing can be written.
+func TestShownAgainBeforeItsRemovalIsWritten(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	head := w.push(site, "main")
+	r := w.register("a")
+	c := w.connect(r, "one")
+	src := with(source(siteID, site), head, 0, "")
+	a := c.announce(src)
+	a.served(siteID, site.ID)
+	want := tidelock.AgentSource{
+		Source: siteID, Project: site.ID, Ref: "refs/heads/main", Wanted: head, Revision: src.GetRevision(), State: tidelock.Converged,
+	}
+	w.awaitShown(r.ID, want)
+	w.faults.failSaving(errors.New("the disk is full"))
+	a.say(&agentrpc.SourceChange{Removals: []string{siteID}})
+	a.quiet()
+
+	const otherID = "GitRepository/x/other"
+	other := with(source(otherID, site), head, 0, "")
+	a = c.announce(src, other)
+	for range 2 {
+		a.resolution()
+	}
+	a.quiet()
+	w.faults.failSaving(nil)
+	// What came later is written, so the removal would be, too.
+	last := want
+	last.Source = otherID
+	w.awaitShown(r.ID, last)
+	w.awaitShown(r.ID, want)
+}
