@@ -51,7 +51,7 @@ environment, and that over the file.`,
 	flags.StringVar(&config.TLSCert, "tls-cert", "", "certificate file (default: a CA made on first start)")
 	flags.StringVar(&config.TLSKey, "tls-key", "", "key file of the certificate")
 	flags.StringVar(&config.DatabaseURL, "database-url", "", "PostgreSQL, such as postgres://user@host/name (default: SQLite in the data folder)")
-	flags.StringVar(&config.NATSURL, "nats-url", "", "NATS cluster, for several servers (default: inside the process)")
+	flags.StringVar(&config.NATSURL, "nats-url", "", "NATS cluster that carries hints (default: inside the process)")
 	flags.StringVar(&config.MetricsListen, "metrics-listen", "", "address that serves metrics and probes alone, to whoever asks")
 	flags.StringVar(&config.OTLPEndpoint, "otlp-endpoint", "", "OpenTelemetry collector for traces, such as http://localhost:4318")
 	flags.Int64Var(&config.MaxPushSize, "git-max-push-size", 1<<30, "largest pack of one push, in bytes")

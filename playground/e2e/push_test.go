@@ -23,6 +23,32 @@ import (
 // second; a test machine may be busy. Polling intervals are an hour.
 const soon = 30 * time.Second
 
+// A site is a forge with one project, granted to the agent if it is private,
+// and a served source of it that has its first commit.
+type site struct {
+	*e2e.Forge
+	ns    string
+	p     *e2e.Project
+	first string
+}
+
+func newSite(t *testing.T, visibility string) site {
+	t.Helper()
+	f := e2e.StartForge(t, e2e.ForgeConfig{})
+	s := site{Forge: f, ns: f.Cluster.Namespace(t), p: f.Project("team/site", visibility)}
+	var credentials []string
+	if visibility == "private" {
+		f.Call(http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", s.p.ID), map[string]any{"agent_id": f.AgentID}, nil)
+		credentials = []string{"root", f.Token}
+	}
+	s.first = s.p.Push("main", e2e.ConfigMap("site", "one"))
+	f.Trust(s.ns, credentials...)
+	f.Source(s.ns, "site", s.p, e2e.Branch("main"))
+	f.WaitFetched(s.ns, "site", s.first, soon)
+	f.WaitServed(s.ns, "site")
+	return s
+}
+
 // A push reaches the cluster through real Flux, and the agent caused it.
 func TestPushIsApplied(t *testing.T) {
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
@@ -92,14 +118,8 @@ func TestDriftIsRepaired(t *testing.T) {
 
 // Only the sources whose head changed are woken.
 func TestOtherRefsCauseNothing(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/site", "public")
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "public")
+	f, ns, p, first := s.Forge, s.ns, s.p, s.first
 	before := settled(t, f, ns, "site")
 
 	p.Push("topic", e2e.ConfigMap("site", "topic"))
@@ -210,14 +230,8 @@ func TestIncludes(t *testing.T) {
 
 // A suspended source waits, and is woken the moment it is resumed.
 func TestSuspended(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/site", "public")
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "public")
+	f, ns, p := s.Forge, s.ns, s.p
 	patch(t, f, ns, "site", `{"spec":{"suspend":true}}`)
 	second := p.Push("main", e2e.ConfigMap("site", "two"))
 	waitAnnouncement(t, f, p, second, "parked")
@@ -229,15 +243,8 @@ func TestSuspended(t *testing.T) {
 // A source whose credentials are broken is woken when they are repaired, not
 // an hour later.
 func TestBrokenCredentialsRepaired(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/secret", "private")
-	f.Call(http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", p.ID), map[string]any{"agent_id": f.AgentID}, nil)
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns, "root", f.Token)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "private")
+	f, ns, p := s.Forge, s.ns, s.p
 
 	f.Trust(ns, "root", "glpat-wrong")
 	second := p.Push("main", e2e.ConfigMap("site", "two"))
@@ -294,14 +301,8 @@ func TestPrivateGrantRevoke(t *testing.T) {
 // A renamed project is followed by its id; a privatized and a deleted one lose
 // their receivers.
 func TestRenamedPrivatizedDeleted(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/site", "public")
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "public")
+	f, ns, p := s.Forge, s.ns, s.p
 
 	f.Call(http.MethodPut, fmt.Sprintf("projects/%d", p.ID), map[string]any{"path": "renamed"}, nil)
 	second := p.Push("main", e2e.ConfigMap("site", "two")) // by the old URL
@@ -357,14 +358,8 @@ func TestMovedBackAndForth(t *testing.T) {
 
 // Without notification-controller the annotation triggers.
 func TestReceiverAbsent(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/site", "public")
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "public")
+	f, ns, p := s.Forge, s.ns, s.p
 	if err := f.Cluster.Flux.Kill("notification-controller"); err != nil {
 		t.Fatal(err)
 	}
@@ -413,14 +408,8 @@ func TestTwoAgents(t *testing.T) {
 
 // A bad configuration file changes nothing but what is told of it.
 func TestBadConfigurationKeepsTheLastGood(t *testing.T) {
-	f := e2e.StartForge(t, e2e.ForgeConfig{})
-	ns := f.Cluster.Namespace(t)
-	p := f.Project("team/site", "public")
-	first := p.Push("main", e2e.ConfigMap("site", "one"))
-	f.Trust(ns)
-	f.Source(ns, "site", p, e2e.Branch("main"))
-	f.WaitFetched(ns, "site", first, soon)
-	f.WaitServed(ns, "site")
+	s := newSite(t, "public")
+	f, ns, p := s.Forge, s.ns, s.p
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
 	for c := 'b'; c <= 'i'; c++ {
 		bomb += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", c-1), 9), ","))
