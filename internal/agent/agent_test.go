@@ -11,12 +11,11 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/agent"
 	"tidelock.dev/internal/agentrpc"
 )
-
-const lease = "tidelock-agent-7"
 
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
@@ -47,7 +46,7 @@ func TestAgent(t *testing.T) {
 	eventually(t, "the empty set", func() bool {
 		return heard(f, func() bool { return len(f.sources) == 1 && f.sources[0].Complete && len(f.sources[0].Upserts) == 0 })
 	})
-	if holder := k.holder(lease); !strings.HasPrefix(holder, "pod_") {
+	if holder := k.holder(f.lease()); !strings.HasPrefix(holder, "pod_") {
 		t.Errorf("the Lease is held by %q", holder)
 	}
 
@@ -92,7 +91,7 @@ func TestAgent(t *testing.T) {
 	if err := heard(f, func() error { return f.closed[0] }); err == nil || !strings.Contains(err.Error(), "stopping") {
 		t.Errorf("the server was told %v", err)
 	}
-	if holder := k.holder(lease); holder != "" {
+	if holder := k.holder(f.lease()); holder != "" {
 		t.Errorf("the Lease is still held by %q", holder)
 	}
 	if r.log.has(f.token) {
@@ -109,10 +108,10 @@ func TestAgentReconnects(t *testing.T) {
 		}
 	}
 	eventually(t, "the first set", sets(1))
-	holder := k.holder(lease)
+	holder := k.holder(f.lease())
 	f.cut()
 	eventually(t, "the second set", sets(2))
-	if !r.Status().Leader || k.holder(lease) != holder {
+	if !r.Status().Leader || k.holder(f.lease()) != holder {
 		t.Error("leadership went with the connection")
 	}
 	registers := heard(f, func() []*agentrpc.RegisterRequest { return f.registers })

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -12,6 +11,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"tidelock.dev/internal/flux"
 )
 
 const (
@@ -24,8 +25,8 @@ const (
 )
 
 // elect stands for election again and again until ctx is done, and follows
-// Flux while it leads. The Lease is named after the agent, so the first
-// registration has to come before.
+// Flux while it leads. The Lease is named after the agent and its forge, so
+// the first registration has to come before.
 func (a *Agent) elect(ctx context.Context) error {
 	select {
 	case <-a.identified:
@@ -39,7 +40,7 @@ func (a *Agent) elect(ctx context.Context) error {
 		return fmt.Errorf("make a client for leases: %w", err)
 	}
 	a.mu.Lock()
-	name := "tidelock-agent-" + strconv.FormatInt(int64(a.identity.agent), 10)
+	name := flux.AgentName(a.identity.agent, a.identity.forge)
 	a.mu.Unlock()
 	lock := &resourcelock.LeaseLock{
 		LeaseMeta:  metav1.ObjectMeta{Name: name, Namespace: a.config.LeaseNamespace},

@@ -21,6 +21,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/agent"
 	"tidelock.dev/internal/agentrpc"
+	"tidelock.dev/internal/flux"
 	"tidelock.dev/internal/tunnel"
 )
 
@@ -185,6 +186,11 @@ func (f *forge) cut() {
 	for _, s := range all {
 		s.Close("cut")
 	}
+}
+
+// lease is the name of the Lease that the forge's agent stands for.
+func (f *forge) lease() string {
+	return flux.AgentName(tidelock.AgentID(f.agentID), f.server.URL+"/sub")
 }
 
 func (f *forge) Register(_ context.Context, r *agentrpc.RegisterRequest) (*agentrpc.RegisterResponse, error) {

@@ -24,6 +24,12 @@ const (
 	maxName = 63
 )
 
+// AgentName names an agent in a cluster, apart from those of other forges that
+// may have the same id.
+func AgentName(agent tidelock.AgentID, forge string) string {
+	return "tidelock-agent-" + strconv.FormatInt(int64(agent), 10) + "-" + shortHash(forge)
+}
+
 // An owner is the agent, as the objects it made name it.
 type owner struct {
 	agent tidelock.AgentID
