@@ -34,6 +34,16 @@ project, and is named <project>/<name>.`)
 	return cmd
 }
 
+// agent connects to the server and finds the agent that a reference names.
+func (f *sourceFlags) agent(ctx context.Context, env *environment, reference string) (*connection, answer[gitlab.Agent], error) {
+	c, err := f.connect(env)
+	if err != nil {
+		return nil, answer[gitlab.Agent]{}, err
+	}
+	agent, err := findAgent(ctx, c, reference)
+	return c, agent, err
+}
+
 // findAgent finds an agent by "<project>/<name>" or "<project>/<id>".
 func findAgent(ctx context.Context, c *connection, reference string) (answer[gitlab.Agent], error) {
 	i := strings.LastIndex(reference, "/")
@@ -143,11 +153,7 @@ func newAgentTokenListCommand(env *environment, source *sourceFlags) *cobra.Comm
 		Example: "  tidelock agent token list team/infra/production",
 		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}
@@ -173,11 +179,7 @@ func newAgentTokenCreateCommand(env *environment, source *sourceFlags) *cobra.Co
 		Example: "  tidelock agent token create team/infra/production --token-file next.token",
 		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}
@@ -205,11 +207,7 @@ func newAgentTokenRevokeCommand(env *environment, source *sourceFlags) *cobra.Co
 			if err != nil {
 				return misusef(`%q is not the id of a token; see "tidelock agent token list"`, args[1])
 			}
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}
@@ -227,11 +225,7 @@ agent's own. It takes a maintainer of the project.`,
 		Example: "  tidelock agent grant team/infra/production team/secrets",
 		Args:    arguments("<project>/<agent>", "<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}
@@ -248,11 +242,7 @@ func newAgentRevokeCommand(env *environment, source *sourceFlags) *cobra.Command
 		Example: "  tidelock agent revoke team/infra/production team/secrets",
 		Args:    arguments("<project>/<agent>", "<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}

@@ -27,11 +27,7 @@ server's URL and CA are those that this command itself uses.`,
   tidelock agent manifest team/infra/production --server-url https://forge.example > agent.yaml`,
 		Args: arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := source.connect(env)
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent(cmd.Context(), c, args[0])
+			c, agent, err := source.agent(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}

@@ -1,9 +1,11 @@
 package gitlabapi
 
 import (
+	"context"
 	"net/http"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/forge"
 )
 
 type memberShape struct {
@@ -81,25 +83,10 @@ func (a *API) listAllMembers(in place) handler {
 	}
 }
 
-func (a *API) showMember(in place) handler {
-	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readMembers)
-		if err != nil {
-			return err
-		}
-		user, err := id[tidelock.UserID](r, "user_id")
-		if err != nil {
-			return err
-		}
-		member, err := a.forge.Member(r.ctx(), r.by, target, user)
-		if err != nil {
-			return err
-		}
-		return a.writeMember(w, r, http.StatusOK, member)
-	}
-}
+// A memberReader finds one member of a target.
+type memberReader func(context.Context, forge.Principal, forge.Target, tidelock.UserID) (tidelock.Member, error)
 
-func (a *API) showEffectiveMember(in place) handler {
+func (a *API) showMember(in place, read memberReader) handler {
 	return func(w http.ResponseWriter, r *request) error {
 		target, err := in(a, r, readMembers)
 		if err != nil {
@@ -109,7 +96,7 @@ func (a *API) showEffectiveMember(in place) handler {
 		if err != nil {
 			return err
 		}
-		member, err := a.forge.EffectiveMember(r.ctx(), r.by, target, user)
+		member, err := read(r.ctx(), r.by, target, user)
 		if err != nil {
 			return err
 		}

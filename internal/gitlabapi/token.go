@@ -162,6 +162,9 @@ func accessKind(t forge.Target) tidelock.TokenKind {
 	return tidelock.ProjectToken
 }
 
+// deployKind is the kind of deploy token that any target has.
+func deployKind(forge.Target) tidelock.TokenKind { return tidelock.DeployToken }
+
 func (a *API) listAccessTokens(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
 		target, err := in(a, r, readTokens)
@@ -199,7 +202,8 @@ func (a *API) createAccessToken(in place) handler {
 	}
 }
 
-func (a *API) showAccessToken(in place) handler {
+// showToken answers with one token of a kind, in the shape of that kind.
+func showToken[Shape any](a *API, in place, kind func(forge.Target) tidelock.TokenKind, shape func(tidelock.Token) Shape) handler {
 	return func(w http.ResponseWriter, r *request) error {
 		target, err := in(a, r, readTokens)
 		if err != nil {
@@ -209,15 +213,15 @@ func (a *API) showAccessToken(in place) handler {
 		if err != nil {
 			return err
 		}
-		token, err := a.forge.TokenOf(r.ctx(), r.by, target, accessKind(target), n)
+		token, err := a.forge.TokenOf(r.ctx(), r.by, target, kind(target), n)
 		if err != nil {
 			return err
 		}
-		return ok(w, a.tokenShape(token))
+		return ok(w, shape(token))
 	}
 }
 
-func (a *API) revokeAccessToken(in place) handler {
+func (a *API) revokeToken(in place, kind func(forge.Target) tidelock.TokenKind) handler {
 	return func(w http.ResponseWriter, r *request) error {
 		target, err := in(a, r, manageTokens)
 		if err != nil {
@@ -227,7 +231,7 @@ func (a *API) revokeAccessToken(in place) handler {
 		if err != nil {
 			return err
 		}
-		if err := a.forge.RevokeTokenOf(r.ctx(), r.by, target, accessKind(target), n); err != nil {
+		if err := a.forge.RevokeTokenOf(r.ctx(), r.by, target, kind(target), n); err != nil {
 			return err
 		}
 		return gone(w)
@@ -304,40 +308,5 @@ func (a *API) createDeployToken(in place) handler {
 		shape := a.deployShape(made)
 		shape.Secret = secret.Reveal()
 		return created(w, shape)
-	}
-}
-
-func (a *API) showDeployToken(in place) handler {
-	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readTokens)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.TokenID](r, "token_id")
-		if err != nil {
-			return err
-		}
-		token, err := a.forge.TokenOf(r.ctx(), r.by, target, tidelock.DeployToken, n)
-		if err != nil {
-			return err
-		}
-		return ok(w, a.deployShape(token))
-	}
-}
-
-func (a *API) revokeDeployToken(in place) handler {
-	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, manageTokens)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.TokenID](r, "token_id")
-		if err != nil {
-			return err
-		}
-		if err := a.forge.RevokeTokenOf(r.ctx(), r.by, target, tidelock.DeployToken, n); err != nil {
-			return err
-		}
-		return gone(w)
 	}
 }
