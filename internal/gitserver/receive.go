@@ -105,8 +105,7 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 		DenyNonFastForward: decision.DenyNonFastForward,
 	})
 	if gitErr != nil && !x.started && !ran(gitErr) {
-		// Unavailable may also be a client that was cut: git may have moved a
-		// ref before it ended.
+		// It may have run all the same, and moved a ref.
 		s.forge.MarkDirty(project.ID)
 		return failed, gitErr
 	}
@@ -144,7 +143,8 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 	return result, nil
 }
 
-// ran reports whether git was started at all.
+// ran reports whether git was started for sure: a client that was cut off is
+// Unavailable, like a server too busy to start it.
 func ran(err error) bool {
 	kind := tidelock.KindOf(err)
 	return kind != tidelock.Unavailable && kind != tidelock.NotFound
