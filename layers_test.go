@@ -25,6 +25,7 @@ var layer = map[string]int{
 	"internal/flux":     1,
 	"internal/gitrepo":  1,
 	"internal/registry": 1,
+	"internal/seal":     1,
 	"internal/stage":    1,
 	"internal/tunnel":   1,
 	"deploy/agent":      1,

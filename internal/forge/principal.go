@@ -17,6 +17,10 @@ import (
 type Principal struct {
 	User  *tidelock.User
 	Token *tidelock.Token
+
+	// From is the network address that the request came from, for the audit
+	// log; it decides nothing.
+	From string
 }
 
 // Anonymous reports whether no credential was given.

@@ -18,6 +18,14 @@ import (
 //
 // Its conformance suite is internal/store/storetest.
 type Store interface {
+	auditStore
+
+	// Atomically makes all writes that fn does with the context it is given
+	// one transaction, and lets its reads see them. fn may run more than once,
+	// and must neither start goroutines with that context nor wait for anything
+	// but the store.
+	Atomically(ctx context.Context, fn func(context.Context) error) error
+
 	// CreateUser makes the user and, unless it is a bot, its namespace, whose
 	// path is the username. Paths of namespaces and projects share one space.
 	CreateUser(context.Context, tidelock.User) (tidelock.User, error)

@@ -33,6 +33,7 @@ import (
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitrepo"
 	"tidelock.dev/internal/gitserver"
+	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/stage"
 	"tidelock.dev/internal/store"
 )
@@ -227,7 +228,11 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if database == "" {
 		database = "sqlite:" + filepath.Join(c.DataDir, "tidelock.db")
 	}
-	db, err := store.Open(ctx, store.Config{URL: database, Log: log})
+	box, err := seal.Open(filepath.Join(c.DataDir, "secret.key"))
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(ctx, store.Config{URL: database, Seal: box, Log: log})
 	if err != nil {
 		return err
 	}

@@ -99,14 +99,38 @@ func (s session) prepared(ctx context.Context, text string) *sql.Stmt {
 	return stmt
 }
 
+// joined is the key of the transaction that Atomically began.
+type joined struct{}
+
+// Atomically makes all that fn does with the context it is given one
+// transaction, which survives a power failure once Atomically has returned
+// nil. Nested calls join the outer one.
+func (db *DB) Atomically(ctx context.Context, fn func(context.Context) error) error {
+	return db.write(ctx, func(s session) error {
+		return fn(context.WithValue(ctx, joined{}, s))
+	})
+}
+
+// transaction returns the one that ctx is part of.
+func transaction(ctx context.Context) (session, bool) {
+	s, ok := ctx.Value(joined{}).(session)
+	return s, ok
+}
+
 // point returns a session for a query that stands alone.
 func (db *DB) point(ctx context.Context) session {
+	if s, ok := transaction(ctx); ok {
+		return s
+	}
 	db.reads.prepareWanted(ctx)
 	return session{dialect: &db.dialect, pool: db.reads}
 }
 
 // read runs queries that must agree with each other.
 func (db *DB) read(ctx context.Context, fn func(session) error) error {
+	if s, ok := transaction(ctx); ok {
+		return fn(s)
+	}
 	return db.transact(ctx, db.reads, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn)
 }
 
@@ -123,6 +147,9 @@ func (db *DB) note(ctx context.Context, fn func(session) error) error {
 }
 
 func (db *DB) inTurn(ctx context.Context, p *pool, fn func(session) error) error {
+	if s, ok := transaction(ctx); ok {
+		return fn(s)
+	}
 	if db.turn != nil {
 		select {
 		case db.turn <- struct{}{}:

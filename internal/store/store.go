@@ -19,6 +19,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"tidelock.dev/internal/seal"
 )
 
 // A Config says where the data is.
@@ -26,13 +28,17 @@ type Config struct {
 	// URL is "sqlite:" and the path of a file, or the path alone, or a
 	// postgres:// URL. Required.
 	URL string
-	Log *slog.Logger // default: discard
+	// Seal hides what is secret and must be read again. Without it such things
+	// can be neither written nor read.
+	Seal *seal.Box
+	Log  *slog.Logger // default: discard
 }
 
 // A DB is a store in one database. Its methods may be called concurrently,
 // and several DBs, also of several processes, may use one database.
 type DB struct {
 	dialect
+	box *seal.Box // may be nil
 	// reads serves queries, writes serves transactions that survive a power
 	// failure, and notes serves those that need not: facts that are found
 	// again, such as when a token was last used.
@@ -64,6 +70,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	db.box = cfg.Seal
 	if err := db.migrate(ctx, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), db.Close())
 	}
