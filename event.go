@@ -20,3 +20,16 @@ type AccessChanged struct {
 type AgentChanged struct {
 	Agent AgentID
 }
+
+// StatusChanged says that the statuses of a commit, and with them a pipeline,
+// may have changed.
+type StatusChanged struct {
+	Project ProjectID
+	Commit  CommitID
+}
+
+// DeploymentChanged says that an environment of a project, or what is deployed
+// to one, may have changed.
+type DeploymentChanged struct {
+	Project ProjectID
+}
