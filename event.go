@@ -33,3 +33,9 @@ type StatusChanged struct {
 type DeploymentChanged struct {
 	Project ProjectID
 }
+
+// HooksDue says that something may have happened of which hooks of a project
+// want to know.
+type HooksDue struct {
+	Project ProjectID
+}

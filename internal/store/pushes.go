@@ -67,7 +67,10 @@ func (db *DB) RecordPush(ctx context.Context, p tidelock.Push) (tidelock.Push, e
 		if err := s.insertUpdates(ctx, p); err != nil {
 			return err
 		}
-		return s.moveHeads(ctx, p, moved, heads)
+		if err := s.moveHeads(ctx, p, moved, heads); err != nil {
+			return err
+		}
+		return s.notePush(ctx, p)
 	})
 	return whole(p, err)
 }
