@@ -74,7 +74,8 @@ type Push struct {
 	ID        PushID
 	Project   ProjectID
 	By        UserID  // 0 when unknown: found by comparing refs with heads, or a deploy token
-	Token     TokenID // 0 when unknown
+	Token     TokenID // 0 when unknown, or not made with a token
+	Key       KeyID   // 0 when not made with an SSH key
 	At        time.Time
 	Announced bool   // the bus has been told
 	Trace     string // W3C traceparent under which what follows is traced; "" for untraced
@@ -82,8 +83,8 @@ type Push struct {
 }
 
 // A ProtectedBranch names branches (by name or by pattern with *) that only
-// members of PushLevel or above may push to, that nobody may delete by git,
-// and that may be force-pushed only if AllowForce.
+// members of PushLevel or above, and the deploy keys in Keys, may push to, that
+// nobody may delete by git, and that may be force-pushed only if AllowForce.
 type ProtectedBranch struct {
 	ID         int64
 	Project    ProjectID
@@ -91,6 +92,7 @@ type ProtectedBranch struct {
 	PushLevel  AccessLevel // NoAccess: nobody
 	MergeLevel AccessLevel
 	AllowForce bool
+	Keys       []KeyID // in order
 }
 
 // Matches reports whether the pattern covers a branch's short name: "*"

@@ -99,6 +99,10 @@ type rule struct {
 
 	// write is refused on archived projects.
 	write bool
+
+	// key lets SSH keys too: a person's as the person, and a deploy key where
+	// it is enabled, but to write only if it may push there.
+	key bool
 }
 
 var (
@@ -115,8 +119,8 @@ var (
 var rules = map[Action]rule{
 	ReadProject:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
 	ReadCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: codeRead},
-	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy},
-	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true},
+	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy, key: true},
+	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true, key: true},
 	ReadHistory:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
 	ReadDelivery:  {on: onProject, member: tidelock.Reporter, scopes: apiRead},
 	EditProject:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
@@ -182,6 +186,9 @@ func (f *Forge) Allow(ctx context.Context, p Principal, a Action, t Target) erro
 		return fmt.Errorf("no rule for %q on %s", a, t)
 	}
 	if r.on == onForge {
+		if p.Key != nil {
+			return errNotByKey(a)
+		}
 		return allowOnForge(p, a, r)
 	}
 
@@ -193,8 +200,12 @@ func (f *Forge) Allow(ctx context.Context, p Principal, a Action, t Target) erro
 	if err != nil {
 		return err
 	}
+	pulls, pushes, err := f.keyRights(ctx, p, t)
+	if err != nil {
+		return err
+	}
 	open := t.visibleTo(p)
-	if !open && !deploys && level == tidelock.NoAccess && !p.admin() {
+	if !open && !deploys && !pulls && level == tidelock.NoAccess && !p.admin() {
 		return t.notFound()
 	}
 	if p.Token != nil {
@@ -206,9 +217,15 @@ func (f *Forge) Allow(ctx context.Context, p Principal, a Action, t Target) erro
 			return &ScopeError{Action: a, Need: need}
 		}
 	}
+	if p.Key != nil && !r.key {
+		return errNotByKey(a)
+	}
 	switch {
 	case p.admin(), deploys, r.visible && open, r.member != tidelock.NoAccess && level >= r.member:
-	case p.User == nil && p.Token == nil:
+	case pushes, pulls && !r.write:
+	case pulls:
+		return tidelock.Errorf(tidelock.Denied, "this deploy key may only read %s", t)
+	case p.Anonymous():
 		return tidelock.Errorf(tidelock.Unauthenticated, "sign in to %s of %s", a, t)
 	default:
 		return tidelock.Errorf(tidelock.Denied, "you may not %s of %s: it needs the role %s", a, t, r.member)
@@ -267,6 +284,22 @@ func (f *Forge) deploysTo(ctx context.Context, p Principal, t Target) (bool, err
 		return isBelow(t.fullPath(), group.FullPath), nil
 	}
 	return false, nil
+}
+
+// keyRights says what a principal that is a deploy key may do in a target.
+func (f *Forge) keyRights(ctx context.Context, p Principal, t Target) (pull, push bool, err error) {
+	if p.User != nil || p.Key == nil {
+		return false, false, nil
+	}
+	pull, push, err = f.store.KeyRights(ctx, p.Key.ID, t.holder())
+	if err != nil {
+		return false, false, fmt.Errorf("read the rights of key %d: %w", p.Key.ID, err)
+	}
+	return pull, push, nil
+}
+
+func errNotByKey(a Action) error {
+	return tidelock.Errorf(tidelock.Denied, "an SSH key cannot %s", a)
 }
 
 // isBelow reports whether a full path is under (or is) another one.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -13,10 +14,12 @@ import (
 )
 
 // A Principal is who asks. The zero value is anonymous; a deploy token has
-// only Token set.
+// only Token set, a deploy key only Key, and the SSH key of a person User and
+// Key.
 type Principal struct {
 	User  *tidelock.User
 	Token *tidelock.Token
+	Key   *tidelock.Key
 
 	// From is the network address that the request came from, for the audit
 	// log; it decides nothing.
@@ -24,9 +27,19 @@ type Principal struct {
 }
 
 // Anonymous reports whether no credential was given.
-func (p Principal) Anonymous() bool { return p.User == nil && p.Token == nil }
+func (p Principal) Anonymous() bool { return p.User == nil && p.Token == nil && p.Key == nil }
 
 func (p Principal) admin() bool { return p.User != nil && p.User.Admin }
+
+// Via returns the principal as it came from a network address, with or without
+// a port, such as http.Request.RemoteAddr.
+func (p Principal) Via(address string) Principal {
+	p.From = address
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		p.From = host
+	}
+	return p
+}
 
 // ids are what a push remembers of who made it.
 func (p Principal) ids() (tidelock.UserID, tidelock.TokenID) {
@@ -39,6 +52,14 @@ func (p Principal) ids() (tidelock.UserID, tidelock.TokenID) {
 		token = p.Token.ID
 	}
 	return user, token
+}
+
+// key is the SSH key that a push was made with, 0 for none.
+func (p Principal) key() tidelock.KeyID {
+	if p.Key == nil {
+		return 0
+	}
+	return p.Key.ID
 }
 
 // Prefixes of credentials, as GitLab has them.

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,6 +51,9 @@ func (f *Forge) AuthorizePush(ctx context.Context, p Principal, project tidelock
 	if err != nil {
 		return decision, fmt.Errorf("list protected branches of project %d: %w", project.ID, err)
 	}
+	if p.User == nil && p.Key != nil {
+		level, protected = deployKeyLevel, openTo(p.Key.ID, protected)
+	}
 	for _, c := range commands {
 		if reason := refuse(c, project, protected, level); reason != "" {
 			decision.Refused[c.Ref] = reason
@@ -60,6 +64,21 @@ func (f *Forge) AuthorizePush(ctx context.Context, p Principal, project tidelock
 		}
 	}
 	return decision, nil
+}
+
+// deployKeyLevel is what a deploy key that may push is as good as.
+const deployKeyLevel = tidelock.Developer
+
+// openTo is the protection of branches as a deploy key meets it: those that
+// name the key are open to it.
+func openTo(key tidelock.KeyID, protected []tidelock.ProtectedBranch) []tidelock.ProtectedBranch {
+	protected = slices.Clone(protected)
+	for i, b := range protected {
+		if slices.Contains(b.Keys, key) {
+			protected[i].PushLevel = deployKeyLevel
+		}
+	}
+	return protected
 }
 
 // hidden are refs that the forge keeps for itself.
@@ -198,7 +217,7 @@ func (f *Forge) record(ctx context.Context, id tidelock.ProjectID, p Principal, 
 	defer span.End()
 	user, token := p.ids()
 	push, err := f.store.RecordPush(ctx, tidelock.Push{
-		Project: id, By: user, Token: token, At: f.now().UTC(), Trace: traceparent(ctx), Updates: updates,
+		Project: id, By: user, Token: token, Key: p.key(), At: f.now().UTC(), Trace: traceparent(ctx), Updates: updates,
 	})
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())

@@ -19,6 +19,7 @@ import (
 // Its conformance suite is internal/store/storetest.
 type Store interface {
 	auditStore
+	keyStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

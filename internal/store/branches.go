@@ -20,7 +20,15 @@ func scanProtectedBranch(row scanner) (b tidelock.ProtectedBranch, err error) {
 }
 
 func (db *DB) ProtectedBranches(ctx context.Context, project tidelock.ProjectID) ([]tidelock.ProtectedBranch, error) {
-	return many(ctx, db.point(ctx), "protected branches", scanProtectedBranch, selectProtectedBranches, project)
+	var branches []tidelock.ProtectedBranch
+	err := db.read(ctx, func(s session) (err error) {
+		branches, err = many(ctx, s, "protected branches", scanProtectedBranch, selectProtectedBranches, project)
+		if err != nil {
+			return err
+		}
+		return s.readBranchKeys(ctx, project, branches)
+	})
+	return whole(branches, err)
 }
 
 func (db *DB) ProtectBranch(ctx context.Context, b tidelock.ProtectedBranch) (tidelock.ProtectedBranch, error) {
@@ -42,7 +50,10 @@ func (s session) protectBranch(ctx context.Context, b tidelock.ProtectedBranch) 
 	if errors.Is(err, sql.ErrNoRows) {
 		return b, taken("name")
 	}
-	return b, s.writeError("protected branch", "project", err)
+	if err != nil {
+		return b, s.writeError("protected branch", "project", err)
+	}
+	return b, s.writeBranchKeys(ctx, b)
 }
 
 const deleteProtectedBranch = `DELETE FROM protected_branches WHERE project_id = ? AND pattern = ?`

@@ -183,6 +183,6 @@ func (db *DB) DeleteNamespace(ctx context.Context, id tidelock.NamespaceID) erro
 				return fmt.Errorf("delete namespace: %w", err)
 			}
 		}
-		return nil
+		return s.removeUnusedKeys(ctx)
 	})
 }

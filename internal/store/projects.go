@@ -211,6 +211,9 @@ func (db *DB) DeleteProject(ctx context.Context, id tidelock.ProjectID) error {
 		if _, err := s.exec(ctx, deleteProjectBots, id); err != nil {
 			return fmt.Errorf("delete bots of project: %w", err)
 		}
-		return s.change(ctx, "project", deleteProject, id)
+		if err := s.change(ctx, "project", deleteProject, id); err != nil {
+			return err
+		}
+		return s.removeUnusedKeys(ctx)
 	})
 }

@@ -16,8 +16,8 @@ const (
 	lockProject = `SELECT id FROM projects WHERE id = ?`
 
 	insertPush = `
-		INSERT INTO pushes (project_id, pushed_by, token_id, pushed_at, announced, trace)
-		VALUES (?, ?, ?, ?, FALSE, ?)
+		INSERT INTO pushes (project_id, pushed_by, token_id, key_id, pushed_at, announced, trace)
+		VALUES (?, ?, ?, ?, ?, FALSE, ?)
 		RETURNING id`
 	insertPushUpdates = `INSERT INTO push_updates (push_id, position, ref, old_object, new_object, new_commit) VALUES `
 	upsertHeads       = `INSERT INTO heads (project_id, ref, object, commit_id, push_id, moved_at) VALUES `
@@ -61,7 +61,7 @@ func (db *DB) RecordPush(ctx context.Context, p tidelock.Push) (tidelock.Push, e
 		if len(p.Updates) == 0 {
 			return nil
 		}
-		if err := s.row(ctx, insertPush, p.Project, p.By, p.Token, p.At, p.Trace).Scan(&p.ID); err != nil {
+		if err := s.row(ctx, insertPush, p.Project, p.By, p.Token, p.Key, p.At, p.Trace).Scan(&p.ID); err != nil {
 			return fmt.Errorf("write push: %w", err)
 		}
 		if err := s.insertUpdates(ctx, p); err != nil {
@@ -159,7 +159,7 @@ func (db *DB) Head(ctx context.Context, project tidelock.ProjectID, ref tidelock
 }
 
 const (
-	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.pushed_at, p.announced, p.trace`
+	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.key_id, p.pushed_at, p.announced, p.trace`
 
 	selectPush        = `SELECT ` + pushColumns + ` FROM pushes p WHERE p.id = ?`
 	selectUnannounced = `SELECT ` + pushColumns + ` FROM pushes p WHERE NOT p.announced ORDER BY p.id LIMIT ?`
@@ -171,7 +171,7 @@ const (
 )
 
 func scanPush(row scanner) (p tidelock.Push, err error) {
-	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, (*instant)(&p.At), &p.Announced, &p.Trace)
+	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, &p.Key, (*instant)(&p.At), &p.Announced, &p.Trace)
 	return p, err
 }
 
