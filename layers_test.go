@@ -24,6 +24,7 @@ var layer = map[string]int{
 	"internal/bus":      1,
 	"internal/flux":     1,
 	"internal/gitrepo":  1,
+	"internal/limit":    1,
 	"internal/registry": 1,
 	"internal/seal":     1,
 	"internal/stage":    1,
@@ -35,6 +36,7 @@ var layer = map[string]int{
 
 	"internal/agent":           3,
 	"internal/agentserver":     3,
+	"internal/backup":          3,
 	"internal/delivery":        3,
 	"internal/explain":         3,
 	"internal/gitlabapi":       3,
@@ -59,6 +61,7 @@ var only = map[string][]string{
 	"github.com/coder/websocket":          {"internal/tunnel"},
 	"modernc.org/sqlite":                  {"internal/store"},
 	"github.com/jackc/pgx/":               {"internal/store", "internal/store/storetest"},
+	"github.com/hashicorp/golang-lru/":    {"internal/limit"},
 	"database/sql":                        {"internal/store", "internal/store/storetest"},
 	"github.com/spf13/cobra":              {"cmd/tidelock"},
 	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
