@@ -219,6 +219,15 @@ func died(err error) bool {
 	return ok && exit.ExitCode() == fatal
 }
 
+// exitCode is what a git that ended by itself ended with; -1 for another error
+// or none.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return -1
+}
+
 // slots bound how many processes run at once.
 type slots struct {
 	free chan struct{}

@@ -60,6 +60,7 @@ type Disk struct {
 	opened        time.Time
 	packs         slots
 	queries       slots
+	archives      slots
 
 	busy   chan struct{} // some repository has had many pushes
 	mu     sync.Mutex
@@ -89,6 +90,7 @@ func Open(ctx context.Context, c Config) (*Disk, error) {
 		opened:        time.Now(),
 		packs:         newSlots(defaultTo(c.MaxPacks, 16*cpus), defaultTo(c.MaxWait, time.Minute)),
 		queries:       newSlots(defaultTo(c.MaxQueries, 4*cpus), defaultTo(c.MaxWait, time.Minute)),
+		archives:      newSlots(2*cpus, defaultTo(c.MaxWait, time.Minute)),
 		busy:          make(chan struct{}, 1),
 		pushes:        map[tidelock.ProjectID]int{},
 	}

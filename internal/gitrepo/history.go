@@ -33,11 +33,16 @@ type Signature struct {
 
 // A CommitQuery asks for part of a history, newest first.
 type CommitQuery struct {
-	Rev   string // where to start; required
-	Path  string // only commits that changed it; "" for all
-	Since time.Time
-	Until time.Time
-	Page  tidelock.Page
+	Rev         string            // where to start; required unless All
+	All         bool              // start at every branch and tag
+	Without     tidelock.CommitID // leave out what can be reached from it; "" for nothing
+	Path        string            // only commits that changed it; "" for all
+	Author      string            // only commits whose author's name or address has it; "" for all
+	FirstParent bool              // follow only the first parent of merges
+	Topological bool              // no parent before all its children
+	Since       time.Time
+	Until       time.Time
+	Page        tidelock.Page
 }
 
 // Commit reads the commit that rev names: a full ref name, a branch, a tag,
@@ -58,12 +63,25 @@ func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
 	if err := validPath(q.Path); err != nil && q.Path != "" {
 		return nil, err
 	}
-	object, err := r.resolve(ctx, q.Rev)
-	if err != nil {
-		return nil, err
+	from := []string{"--branches", "--tags"}
+	if q.All {
+		if err := r.exists(); err != nil {
+			return nil, err
+		}
+	} else {
+		object, err := r.resolve(ctx, q.Rev)
+		if err != nil {
+			return nil, err
+		}
+		from = []string{object}
 	}
-	args := []string{"log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8", "--date=raw",
-		"--format=tformat:%H%x00%T%x00%P%x00%an%x00%ae%x00%ad%x00%cn%x00%ce%x00%cd%x00%s%x00%B"}
+	if q.Without != "" {
+		if !isObjectName(q.Without) {
+			return nil, errNoCommit(string(q.Without))
+		}
+		from = append(from, "^"+string(q.Without))
+	}
+	args := logArgs()
 	if q.Page.PerPage > 0 {
 		args = append(args,
 			"--max-count="+strconv.Itoa(q.Page.PerPage),
@@ -75,7 +93,16 @@ func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
 	if !q.Until.IsZero() {
 		args = append(args, "--min-age="+strconv.FormatInt(q.Until.Unix(), 10))
 	}
-	args = append(args, object, "--")
+	if q.Author != "" {
+		args = append(args, "--fixed-strings", "--regexp-ignore-case", "--author="+q.Author)
+	}
+	if q.FirstParent {
+		args = append(args, "--first-parent")
+	}
+	if q.Topological {
+		args = append(args, "--topo-order")
+	}
+	args = append(append(args, from...), "--")
 	if q.Path != "" {
 		args = append(args, q.Path)
 	}
@@ -89,7 +116,152 @@ func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
 	return parseCommits(string(out))
 }
 
-// parseCommits reads what Commits asked git to print.
+// logArgs ask git for commits in the way that parseCommits reads.
+func logArgs() []string {
+	return []string{"log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8", "--date=raw",
+		"--format=tformat:%H%x00%T%x00%P%x00%an%x00%ae%x00%ad%x00%cn%x00%ce%x00%cd%x00%s%x00%B"}
+}
+
+// CommitsByID reads many commits at once. Those that do not exist are an error
+// of kind NotFound.
+func (r *Repo) CommitsByID(ctx context.Context, ids ...tidelock.CommitID) (map[tidelock.CommitID]Commit, error) {
+	found := make(map[tidelock.CommitID]Commit, len(ids))
+	if len(ids) == 0 {
+		return found, nil
+	}
+	in, err := r.lines(ids)
+	if err != nil {
+		return nil, err
+	}
+	cmd := r.disk.command(r, append(logArgs(), "--no-walk=unsorted", "--stdin")...)
+	cmd.Stdin = strings.NewReader(in)
+	out, err := r.disk.query(ctx, cmd)
+	if complains(err, "bad object", "not a commit") {
+		return nil, errNoCommit(string(ids[0]))
+	}
+	if err != nil {
+		return nil, err
+	}
+	commits, err := parseCommits(string(out))
+	for _, c := range commits {
+		found[c.ID] = c
+	}
+	return found, err
+}
+
+// lines are object names as git reads them from its standard input.
+func (r *Repo) lines(ids []tidelock.CommitID) (string, error) {
+	var b strings.Builder
+	for _, id := range ids {
+		if !isObjectName(id) {
+			return "", errNoCommit(string(id))
+		}
+		b.WriteString(string(id) + "\n")
+	}
+	return b.String(), r.exists()
+}
+
+// Stats count the lines that a commit added and took away, against its first
+// parent.
+type Stats struct {
+	Additions int
+	Deletions int
+}
+
+// Stats counts for many commits at once. Contents larger than 1 MiB count as
+// binary: they have no lines.
+func (r *Repo) Stats(ctx context.Context, commits ...tidelock.CommitID) (map[tidelock.CommitID]Stats, error) {
+	counted := make(map[tidelock.CommitID]Stats, len(commits))
+	if len(commits) == 0 {
+		return counted, nil
+	}
+	in, err := r.lines(commits)
+	if err != nil {
+		return nil, err
+	}
+	cmd := r.disk.command(r, append(smallDiffs, "diff-tree", "--stdin", "--root", "-r", "--diff-merges=first-parent", "--no-renames", "--numstat", "-z")...)
+	cmd.Stdin = strings.NewReader(in)
+	out, err := r.disk.query(ctx, cmd)
+	if complains(err, "bad object", "not a commit") {
+		return nil, errNoCommit(string(commits[0]))
+	}
+	if err != nil {
+		return nil, err
+	}
+	var at tidelock.CommitID
+	for field := range strings.SplitSeq(string(out), "\x00") {
+		if id, rest, _ := strings.Cut(field, "\n"); isObjectName(tidelock.CommitID(id)) {
+			at, field = tidelock.CommitID(id), rest
+		}
+		added, rest, ok := strings.Cut(field, "\t")
+		if !ok {
+			continue
+		}
+		deleted, _, _ := strings.Cut(rest, "\t")
+		s := counted[at]
+		n, _ := strconv.Atoi(added) // "-" for binary
+		s.Additions += n
+		n, _ = strconv.Atoi(deleted)
+		s.Deletions += n
+		counted[at] = s
+	}
+	return counted, nil
+}
+
+// MergeBase finds the best commit that all of the revisions have in their
+// history; its kind is NotFound when there is none.
+func (r *Repo) MergeBase(ctx context.Context, revs ...string) (tidelock.CommitID, error) {
+	args := []string{"merge-base", "--octopus"}
+	for _, rev := range revs {
+		commit, err := r.resolveCommit(ctx, rev)
+		if err != nil {
+			return "", err
+		}
+		args = append(args, string(commit))
+	}
+	out, err := r.disk.query(ctx, r.disk.command(r, args...))
+	if exitCode(err) == 1 {
+		return "", tidelock.Errorf(tidelock.NotFound, "no common history")
+	}
+	return tidelock.CommitID(strings.TrimSpace(string(out))), err
+}
+
+// RefsContaining lists the branches and tags from which a commit can be
+// reached, in order of name.
+func (r *Repo) RefsContaining(ctx context.Context, commit tidelock.CommitID) ([]tidelock.RefName, error) {
+	if !isObjectName(commit) {
+		return nil, errNoCommit(string(commit))
+	}
+	return r.refNames(ctx, "--contains="+string(commit), "refs/heads", "refs/tags")
+}
+
+// Merged lists the branches of which every commit is in the history of into.
+func (r *Repo) Merged(ctx context.Context, into tidelock.CommitID) ([]tidelock.RefName, error) {
+	if !isObjectName(into) {
+		return nil, errNoCommit(string(into))
+	}
+	return r.refNames(ctx, "--merged="+string(into), "refs/heads")
+}
+
+func (r *Repo) refNames(ctx context.Context, args ...string) ([]tidelock.RefName, error) {
+	if err := r.exists(); err != nil {
+		return nil, err
+	}
+	out, err := r.disk.query(ctx, r.disk.command(r, append([]string{"for-each-ref", "--format=%(refname)"}, args...)...))
+	if complains(err, "no such commit", "malformed object name") {
+		return nil, tidelock.Errorf(tidelock.NotFound, "no such commit")
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := []tidelock.RefName{}
+	for name := range strings.Lines(string(out)) {
+		names = append(names, tidelock.RefName(strings.TrimSuffix(name, "\n")))
+	}
+	return names, nil
+}
+
+// parseCommits reads what logArgs asked git to print.
 func parseCommits(out string) ([]Commit, error) {
 	const fields = 11
 	commits := []Commit{}

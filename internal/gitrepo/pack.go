@@ -15,28 +15,39 @@ import (
 	"tidelock.dev"
 )
 
-// A PackRequest is one request of a client that fetches, over stateless HTTP.
+// ErrNotStarted is in the error of a fetch or push for which no git was
+// started, so that nothing can have happened.
+var ErrNotStarted = errors.New("git was not started")
+
+// A PackRequest is one request of a client that fetches.
 type PackRequest struct {
-	Advertise bool      // the answer to info/refs; otherwise a round of the negotiation
-	Protocol  string    // the client's Git-Protocol header; ignored unless it is version=0, 1 or 2
-	In        io.Reader // the request; not read for an advertisement
+	Advertise bool      // the answer to info/refs of stateless HTTP; otherwise a round of the negotiation
+	Duplex    bool      // all of a fetch in one conversation, as over SSH
+	Protocol  string    // the client's Git-Protocol; ignored unless it is version=0, 1 or 2
+	In        io.Reader // what the client sends; not read for an advertisement
 	Out       io.Writer
+
+	// Ended, if set, is called when git has ended, and must end In. Without it
+	// In is read to its end even when git stops early, so the caller bounds it
+	// in size and time.
+	Ended func()
 }
 
-// UploadPack serves a fetch. It reads In to its end even when git stops
-// early, so the caller bounds In in size and time.
-//
-// An error that began in In keeps its kind. A request that git does not
-// understand, and does not answer, is of kind Invalid.
+// UploadPack serves a fetch. An error that began in In keeps its kind. A
+// request that git does not understand, and does not answer, is of kind
+// Invalid.
 func (r *Repo) UploadPack(ctx context.Context, req PackRequest) error {
-	args := []string{"upload-pack", "--stateless-rpc", "--strict"}
+	args := []string{"upload-pack", "--strict"}
+	if !req.Duplex {
+		args = append(args, "--stateless-rpc")
+	}
 	if req.Advertise {
 		args = append(args, "--http-backend-info-refs")
 		req.In = nil
 	}
 	cmd := r.disk.command(r, append(args, r.dir)...)
 	out := &sink{out: req.Out}
-	err := r.serve(ctx, cmd, req.Protocol, req.In, out)
+	err := r.serve(ctx, cmd, conversation{protocol: req.Protocol, in: req.In, out: out, ended: req.Ended})
 	if !req.Advertise && !out.used && tidelock.KindOf(err) == tidelock.Internal && died(err) {
 		r.disk.log.WarnContext(ctx, "fetch not understood", "project", r.id, "error", err)
 		return tidelock.Errorf(tidelock.Invalid, "git does not understand the request")
@@ -59,8 +70,9 @@ func (s *sink) Write(p []byte) (int, error) {
 type ReceiveRequest struct {
 	// In is the list of commands, push options if any, and the pack, as
 	// git-receive-pack reads them.
-	In  io.Reader
-	Out io.Writer
+	In    io.Reader
+	Out   io.Writer
+	Ended func() // as in a PackRequest
 
 	// Refs are the refs the commands name.
 	Refs []tidelock.RefName
@@ -70,39 +82,54 @@ type ReceiveRequest struct {
 	DenyNonFastForward bool
 }
 
-// ReceivePack lets git take a push in. It reads In to its end even when git
-// stops early, so the caller bounds In in size and time. An error says that
-// git did not end well, not that nothing happened: the refs tell. What
-// happened survives power loss once Sync has returned.
+// ReceivePack lets git take a push in. An error says that git did not end
+// well, not that nothing happened, unless it is ErrNotStarted: the refs tell.
+// What happened survives power loss once Sync has returned.
 func (r *Repo) ReceivePack(ctx context.Context, req ReceiveRequest) error {
 	r.removeStaleLocks(req.Refs)
 	cmd := r.disk.command(r,
 		"-c", "receive.maxInputSize="+strconv.FormatInt(r.disk.maxInput, 10),
 		"-c", "receive.denyNonFastForwards="+strconv.FormatBool(req.DenyNonFastForward),
 		"receive-pack", "--stateless-rpc", r.dir)
-	err := r.serve(ctx, cmd, "", req.In, req.Out)
+	err := r.serve(ctx, cmd, conversation{in: req.In, out: req.Out, ended: req.Ended})
 	r.disk.notePushed(r.id)
 	return err
 }
 
 var protocolVersion = regexp.MustCompile(`^version=[012]$`)
 
+// A conversation is what git and a client have to say to each other.
+type conversation struct {
+	protocol string
+	in       io.Reader // nil for none
+	out      io.Writer
+	ended    func()
+}
+
 // serve runs a git that talks to a client.
-func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, protocol string, in io.Reader, out io.Writer) error {
+func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, c conversation) error {
 	if err := r.exists(); err != nil {
-		return err
+		return notStarted(err)
 	}
 	release, err := r.disk.packs.take(ctx)
 	if err != nil {
-		return err
+		return notStarted(err)
 	}
 	defer release()
-	if protocolVersion.MatchString(protocol) {
-		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+protocol)
+	if protocolVersion.MatchString(c.protocol) {
+		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+c.protocol)
 	}
-	cmd.Stdout = out
-	if in == nil {
-		return r.disk.run(ctx, cmd)
+	cmd.Stdout = c.out
+	started := false
+	run := func() error {
+		err := r.disk.runThen(ctx, cmd, func(*exec.Cmd) { started = true })
+		if !started {
+			return notStarted(err)
+		}
+		return err
+	}
+	if c.in == nil {
+		return run()
 	}
 
 	// Not cmd.Stdin: Wait would give up on a client that is still sending
@@ -111,16 +138,21 @@ func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, protocol string, in io.
 	if err != nil {
 		return fmt.Errorf("run git %s: %w", verbOf(cmd), err)
 	}
-	client := &source{in: in}
+	client := &source{in: c.in}
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
 		_, _ = io.Copy(stdin, client) // git may end before it has read all
 		stdin.Close()
-		_, _ = io.Copy(io.Discard, client)
+		if c.ended == nil {
+			_, _ = io.Copy(io.Discard, client)
+		}
 	}()
-	err = r.disk.run(ctx, cmd)
+	err = run()
 	stdin.Close() // also when git did not start
+	if c.ended != nil {
+		c.ended()
+	}
 	<-fed
 	if err == nil {
 		return nil
@@ -130,6 +162,8 @@ func (r *Repo) serve(ctx context.Context, cmd *exec.Cmd, protocol string, in io.
 	}
 	return err
 }
+
+func notStarted(err error) error { return fmt.Errorf("%w: %w", ErrNotStarted, err) }
 
 // A source remembers why it could not be read to its end.
 type source struct {

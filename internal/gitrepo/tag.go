@@ -37,6 +37,27 @@ func (r *Repo) Tag(ctx context.Context, object tidelock.CommitID) (Tag, error) {
 	return parseTag(object, strings.ToValidUTF8(string(out), "\uFFFD")), nil
 }
 
+// Tags reads many tag objects at once, and leaves out what is no tag.
+func (r *Repo) Tags(ctx context.Context, ids ...tidelock.CommitID) (map[tidelock.CommitID]Tag, error) {
+	tags := map[tidelock.CommitID]Tag{}
+	if len(ids) == 0 {
+		return tags, nil
+	}
+	err := r.withObjects(ctx, func(o *objects) error {
+		for _, id := range ids {
+			kind, content, err := o.get(id)
+			if err != nil {
+				return err
+			}
+			if kind == "tag" {
+				tags[id] = parseTag(id, strings.ToValidUTF8(string(content), "\uFFFD"))
+			}
+		}
+		return nil
+	})
+	return tags, err
+}
+
 func errNoTag(object tidelock.CommitID) error {
 	return tidelock.Errorf(tidelock.NotFound, "%.200q is not an annotated tag", object)
 }
