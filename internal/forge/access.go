@@ -29,6 +29,7 @@ const (
 	Protect       Action = "protect branches"
 	ReadAgents    Action = "read agents"
 	ManageAgents  Action = "manage agents"
+	ReadGrants    Action = "read agent grants"
 	GrantAgents   Action = "grant agents"
 	ReadTokens    Action = "read project tokens" // project access and deploy tokens
 	ManageTokens  Action = "manage project tokens"
@@ -53,7 +54,8 @@ const (
 	ReadOwnTokens  Action = "read own tokens"
 	ManageOwnToken Action = "manage own tokens"
 	RevokeOwnToken Action = "revoke own tokens"
-	Administer     Action = "administer"
+	Oversee        Action = "oversee"    // read what is everybody's
+	Administer     Action = "administer" // and change it
 )
 
 // A Target is what an action is done to: a project, a group (or user
@@ -131,6 +133,7 @@ var rules = map[Action]rule{
 	Protect:       {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 	ReadAgents:    {on: onProject, member: tidelock.Developer, scopes: apiRead},
 	ManageAgents:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadGrants:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	GrantAgents:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadTokens:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	ManageTokens:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
@@ -153,6 +156,7 @@ var rules = map[Action]rule{
 	ReadOwnTokens:  {on: onForge, signedIn: true, scopes: apiRead},
 	ManageOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
 	RevokeOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	Oversee:        {on: onForge, scopes: apiRead},
 	Administer:     {on: onForge, scopes: apiWrite},
 }
 

@@ -33,6 +33,7 @@ read protected branches   | 401  | 403      | 403   | 403      | y         | y  
 protect branches          | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read agents               | 401  | 403      | 403   | 403      | y         | y          | y     | api read_api                                    |
 manage agents             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read agent grants         | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 grant agents              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read project tokens       | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage project tokens     | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
@@ -53,6 +54,7 @@ create top-level group    | 401  | y        | y     | y        | y         | y  
 read own tokens           | 401  | y        | y     | y        | y         | y          | y     | api read_api                                    |
 manage own tokens         | 401  | y        | y     | y        | y         | y          | y     | api k8s_proxy                                   |
 revoke own tokens         | 401  | y        | y     | y        | y         | y          | y     | api                                             |
+oversee                   | 401  | 403      | 403   | 403      | 403       | 403        | 403   | api read_api                                    |
 administer                | 401  | 403      | 403   | 403      | 403       | 403        | 403   | api                                             |
 `
 
@@ -202,7 +204,7 @@ var onGroups = []forge.Action{
 
 var onForge = []forge.Action{
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
-	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Administer,
+	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Oversee, forge.Administer,
 }
 
 func as(u tidelock.User) forge.Principal { return forge.Principal{User: &u} }

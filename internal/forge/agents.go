@@ -174,7 +174,7 @@ func (f *Forge) RevokeGrant(ctx context.Context, p Principal, project tidelock.P
 
 // Grants lists the agents that were granted a project.
 func (f *Forge) Grants(ctx context.Context, p Principal, project tidelock.Project) ([]tidelock.Grant, error) {
-	if err := f.Allow(ctx, p, GrantAgents, OnProject(project)); err != nil {
+	if err := f.Allow(ctx, p, ReadGrants, OnProject(project)); err != nil {
 		return nil, err
 	}
 	return f.store.Grants(ctx, project.ID)

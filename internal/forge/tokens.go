@@ -201,7 +201,7 @@ func (f *Forge) issue(ctx context.Context, token tidelock.Token, by Principal, p
 // PersonalTokens lists a user's personal tokens: their own, or anybody's for
 // an administrator (user 0: of everybody).
 func (f *Forge) PersonalTokens(ctx context.Context, p Principal, user tidelock.UserID, active *bool, page tidelock.Page) ([]tidelock.Token, int, error) {
-	action := Administer
+	action := Oversee
 	if p.User != nil && p.User.ID == user {
 		action = ReadOwnTokens
 	}
@@ -221,7 +221,7 @@ func (f *Forge) TokensOf(ctx context.Context, p Principal, t Target, kind tidelo
 
 // DeployTokens lists all deploy tokens, for an administrator.
 func (f *Forge) DeployTokens(ctx context.Context, p Principal, active *bool, page tidelock.Page) ([]tidelock.Token, int, error) {
-	if err := f.Allow(ctx, p, Administer, OnForge); err != nil {
+	if err := f.Allow(ctx, p, Oversee, OnForge); err != nil {
 		return nil, 0, err
 	}
 	return f.store.Tokens(ctx, tidelock.TokenFilter{Kind: tidelock.DeployToken, Active: active, Now: f.now()}, page)

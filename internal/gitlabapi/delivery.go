@@ -101,7 +101,7 @@ func (a *API) grantShape(r *request, p tidelock.Project, g tidelock.Grant) (gran
 }
 
 func (a *API) listGrants(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.GrantAgents)
+	project, err := a.project(r, forge.ReadGrants)
 	if err != nil {
 		return err
 	}

@@ -7,15 +7,6 @@ import (
 	"tidelock.dev"
 )
 
-// Routes lists the route table as "METHOD /pattern".
-func Routes() []string {
-	var routes []string
-	for _, r := range (&API{}).table() {
-		routes = append(routes, r.method+" "+r.pattern)
-	}
-	return routes
-}
-
 // RouteOf names the route of a request, "" for none.
 func RouteOf(method, escaped string) (string, map[string]string) {
 	r, args, err := newTree((&API{}).table()).find(method, escaped)

@@ -2,6 +2,7 @@ package gitlabapi
 
 import (
 	"net/http"
+	"strconv"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -152,9 +153,20 @@ func (a *API) showGroup(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) createGroup(w http.ResponseWriter, r *request) error {
+	if _, err := r.user(); err != nil {
+		return err
+	}
+	parent := tidelock.NamespaceID(r.number("parent_id"))
+	may := a.forge.Allow(r.ctx(), r.by, forge.CreateTopGroup, forge.OnForge)
+	if parent != 0 {
+		may = a.mayCreateIn(r, parent, forge.CreateSubgroup)
+	}
+	if may != nil {
+		return may
+	}
 	r.need("name", "path")
 	group := forge.NewGroup{
-		Parent: tidelock.NamespaceID(r.number("parent_id")), Name: r.text("name"), Path: r.text("path"),
+		Parent: parent, Name: r.text("name"), Path: r.text("path"),
 		Description: r.text("description"), Visibility: r.visibility("visibility"),
 	}
 	if err := r.err(); err != nil {
@@ -167,7 +179,17 @@ func (a *API) createGroup(w http.ResponseWriter, r *request) error {
 	return created(w, a.groupShape(made))
 }
 
+// mayCreateIn asks, before anything else is read of a request, whether the
+// caller may make something in a namespace.
+func (a *API) mayCreateIn(r *request, n tidelock.NamespaceID, action forge.Action) error {
+	_, err := a.forge.GroupFor(r.ctx(), r.by, strconv.FormatInt(int64(n), 10), action)
+	return err
+}
+
 func (a *API) editGroup(w http.ResponseWriter, r *request) error {
+	if _, err := a.group(r, forge.EditGroup); err != nil {
+		return err
+	}
 	r.needOneOf("name", "path", "description", "visibility")
 	p := &r.params
 	edit := forge.GroupEdit{

@@ -1,6 +1,7 @@
 package gitlabapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -342,18 +343,25 @@ func (a *API) showProject(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) createProject(w http.ResponseWriter, r *request) error {
+	caller, err := r.user()
+	if err != nil {
+		return err
+	}
+	namespace := cmp.Or(tidelock.NamespaceID(r.number("namespace_id")), caller.Namespace)
+	if namespace != 0 { // a bot has none of its own
+		if err := a.mayCreateIn(r, namespace, forge.CreateProject); err != nil {
+			return err
+		}
+	}
 	r.needOneOf("name", "path")
 	project := forge.NewProject{
-		Namespace: tidelock.NamespaceID(r.number("namespace_id")), Name: r.text("name"), Path: r.text("path"),
+		Namespace: namespace, Name: r.text("name"), Path: r.text("path"),
 		Description: r.text("description"), Visibility: r.visibility("visibility"), DefaultBranch: r.text("default_branch"),
 	}
 	if r.flag("initialize_with_readme") {
 		r.note("initialize_with_readme", "is not supported: push the first commit")
 	}
 	if err := r.err(); err != nil {
-		return err
-	}
-	if _, err := r.user(); err != nil {
 		return err
 	}
 	made, err := a.forge.CreateProject(r.ctx(), r.by, project)
@@ -364,6 +372,9 @@ func (a *API) createProject(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) editProject(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.EditProject); err != nil {
+		return err
+	}
 	p := &r.params
 	edit := forge.ProjectEdit{
 		Name: given(p, "name", p.text), Path: given(p, "path", p.text),
@@ -397,6 +408,9 @@ func (a *API) setArchived(w http.ResponseWriter, r *request, archived bool) erro
 }
 
 func (a *API) transferProject(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.DeleteProject); err != nil {
+		return err
+	}
 	r.params.need("namespace")
 	namespace := r.params.text("namespace")
 	if err := r.err(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/forge"
 )
 
 type protectionShape struct {
@@ -43,6 +44,9 @@ func shapeProtection(b tidelock.ProtectedBranch) protectionShape {
 }
 
 func (a *API) listProtectedBranches(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.ReadProtected); err != nil {
+		return err
+	}
 	wanted := nameFilter(r.text("search"))
 	page := r.page()
 	if err := r.err(); err != nil {
@@ -70,6 +74,9 @@ func (a *API) showProtectedBranch(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) protectBranch(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.Protect); err != nil {
+		return err
+	}
 	r.need("name")
 	branch := tidelock.ProtectedBranch{
 		Pattern:    r.text("name"),

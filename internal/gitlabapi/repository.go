@@ -346,6 +346,9 @@ type fileShape struct {
 // showFile answers with a file in JSON, and with what is known of it in
 // headers, which is all that HEAD gets.
 func (a *API) showFile(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.ReadCode); err != nil {
+		return err
+	}
 	r.need("ref")
 	rev := r.text("ref")
 	if err := r.err(); err != nil {

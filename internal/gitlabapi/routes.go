@@ -9,6 +9,16 @@ const (
 	del  = http.MethodDelete
 )
 
+// Routes lists the route table as "METHOD /pattern", for tests that hold it
+// against a list of what they know.
+func Routes() []string {
+	var routes []string
+	for _, r := range (&API{}).table() {
+		routes = append(routes, r.method+" "+r.pattern)
+	}
+	return routes
+}
+
 // table is every route below Prefix. HEAD is answered as GET without a body.
 // Each has a row in docs/gitlab-compat.md.
 func (a *API) table() []route {

@@ -123,6 +123,9 @@ func (a *API) createOwnToken(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if err := a.forge.Allow(r.ctx(), r.by, forge.ManageOwnToken, forge.OnForge); err != nil {
+		return err
+	}
 	token := r.newToken()
 	for _, s := range token.Scopes {
 		if s != tidelock.ScopeK8sProxy && s != tidelock.ScopeSelfRotate {

@@ -47,6 +47,9 @@ func (a *API) showUser(w http.ResponseWriter, r *request) error {
 // createUser makes a user for an administrator. Passwords are taken and
 // ignored: users sign in with tokens.
 func (a *API) createUser(w http.ResponseWriter, r *request) error {
+	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
+		return err
+	}
 	r.need("email", "name", "username")
 	user := forge.NewUser{
 		Username: r.text("username"), Name: r.text("name"), Email: r.text("email"), Admin: r.flag("admin"),

@@ -160,6 +160,10 @@ func (s *Server) newClient() *http.Client {
 	}
 }
 
+// Handler is what the server answers with, for tests that ask more than
+// connections would carry. It is gone when the server stops.
+func (s *Server) Handler() http.Handler { return s.server }
+
 // Client trusts the server's certificate and follows no redirects.
 func (s *Server) Client() *http.Client { return s.client }
 
