@@ -55,7 +55,7 @@ test-e2e: components ## Run the playground's tests, end to end against real Kube
 
 components: playground
 	@$(PLAYGROUND) build
-	@cd playground/components/kube && CGO_ENABLED=0 $(GO) vet .
+	@for module in kube bootstrap; do (cd playground/components/$$module && CGO_ENABLED=0 $(GO) vet .) || exit; done
 
 soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration, default 1h)
 	cd playground && TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./e2e

@@ -1,6 +1,6 @@
-// Package component builds what the playground runs, etcd, Kubernetes, KWOK
-// and Flux, and keeps the results in the user's cache folder. It owns the list
-// of components and the cache; it starts nothing.
+// Package component builds what the playground and its tests run, etcd,
+// Kubernetes, KWOK, Flux and its bootstrap, and keeps the results in the user's
+// cache folder. It owns the list of components and the cache; it starts nothing.
 //
 // A component is built from one of the modules below playground/components,
 // whose go.sum pins every byte. Its place in the cache is named by a hash of
@@ -32,6 +32,7 @@ const (
 	KustomizeController    Name = "kustomize-controller"
 	HelmController         Name = "helm-controller"
 	NotificationController Name = "notification-controller"
+	Bootstrap              Name = "bootstrap" // the code behind flux bootstrap gitlab
 )
 
 // All lists the components in the order in which they are built: those that
@@ -42,6 +43,12 @@ func All() []Name {
 		names[i] = r.name
 	}
 	return names
+}
+
+// Cluster lists the components of a cluster with Flux. The others are clients
+// that the tests drive.
+func Cluster() []Name {
+	return slices.DeleteFunc(All(), func(n Name) bool { return n == Bootstrap })
 }
 
 // A recipe says how a component is built. Any change of it changes the hash.
@@ -69,6 +76,7 @@ var recipes = []recipe{
 	flux(KustomizeController, "kube"),
 	flux(HelmController, "kube"),
 	flux(NotificationController, "notification"),
+	{name: Bootstrap, module: "bootstrap", pkg: "."},
 	{
 		name: KWOK, module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok",
 		source: "sigs.k8s.io/kwok",

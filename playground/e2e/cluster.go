@@ -86,7 +86,7 @@ func Cluster(t testing.TB) *System {
 const startTimeout = 40 * time.Minute
 
 func start(ctx context.Context) (system *System, err error) {
-	set, err := component.Default(ctx)
+	set, err := component.Default(ctx, component.Cluster()...)
 	if err != nil {
 		return nil, err
 	}

@@ -244,7 +244,7 @@ func (s *Stack) buildComponents(ctx context.Context) error {
 	}
 	wanted := []component.Name{component.Kubectl}
 	if s.facts.OwnCluster {
-		wanted = component.All()
+		wanted = component.Cluster()
 	}
 	if s.set, err = cache.Ensure(ctx, wanted...); err != nil {
 		return err
