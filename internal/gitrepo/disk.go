@@ -79,6 +79,23 @@ const (
 // Open prepares a directory of repositories, checks that git is there and
 // recent enough, and removes what an interrupted Create or Delete left behind.
 func Open(ctx context.Context, c Config) (*Disk, error) {
+	d, err := open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.removeLeftovers()
+}
+
+// OpenBeside prepares a directory of repositories that another process owns,
+// to read them while they change. It tidies nothing up.
+func OpenBeside(ctx context.Context, c Config) (*Disk, error) {
+	if _, err := os.Stat(c.Dir); err != nil {
+		return nil, fmt.Errorf("find the directory of repositories: %w", err)
+	}
+	return open(ctx, c)
+}
+
+func open(ctx context.Context, c Config) (*Disk, error) {
 	if c.Dir == "" || c.Log == nil {
 		return nil, errors.New("gitrepo: Dir and Log are required")
 	}
@@ -109,7 +126,7 @@ func Open(ctx context.Context, c Config) (*Disk, error) {
 	if err := d.findGit(ctx); err != nil {
 		return nil, err
 	}
-	return d, d.removeLeftovers()
+	return d, nil
 }
 
 func defaultTo[T int | int64 | time.Duration](value, otherwise T) T {
