@@ -34,6 +34,16 @@ const (
 	ReadTokens    Action = "read project tokens" // project access and deploy tokens
 	ManageTokens  Action = "manage project tokens"
 
+	ReadStatuses       Action = "read statuses" // of commits
+	PostStatus         Action = "post statuses"
+	ReadPipelines      Action = "read pipelines"
+	DeletePipeline     Action = "delete pipelines"
+	ReadEnvironments   Action = "read environments"
+	ManageEnvironments Action = "manage environments"
+	ReadDeployments    Action = "read deployments"
+	WriteDeployments   Action = "write deployments"
+	DeleteDeployment   Action = "delete deployments"
+
 	// On a group.
 	ReadGroup          Action = "read group"
 	CreateProject      Action = "create project"
@@ -137,6 +147,19 @@ var rules = map[Action]rule{
 	GrantAgents:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadTokens:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	ManageTokens:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+
+	// A deploy token with api may do this and nothing else; GitLab promises it
+	// and does not do it.
+	ReadStatuses: {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead, deploy: apiWrite},
+	PostStatus:   {on: onProject, member: tidelock.Developer, scopes: apiWrite, deploy: apiWrite, write: true},
+
+	ReadPipelines:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	DeletePipeline:     {on: onProject, member: tidelock.Owner, scopes: apiWrite, write: true},
+	ReadEnvironments:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	ManageEnvironments: {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
+	ReadDeployments:    {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	WriteDeployments:   {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
+	DeleteDeployment:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 
 	ReadGroup:          {on: onGroup, member: tidelock.Guest, visible: true, scopes: apiRead},
 	CreateProject:      {on: onGroup, member: tidelock.Developer, scopes: apiWrite},

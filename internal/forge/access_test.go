@@ -37,6 +37,15 @@ read agent grants         | 401  | 403      | 403   | 403      | 403       | y  
 grant agents              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read project tokens       | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage project tokens     | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read statuses             | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    | api
+post statuses             | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             | api
+read pipelines            | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
+delete pipelines          | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
+read environments         | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
+manage environments       | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
+read deployments          | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
+write deployments         | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
+delete deployments        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read group                | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 create project            | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 create subgroup           | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |

@@ -19,6 +19,8 @@ import (
 // Its conformance suite is internal/store/storetest.
 type Store interface {
 	auditStore
+	environmentStore
+	statusStore
 	keyStore
 
 	// Atomically makes all writes that fn does with the context it is given

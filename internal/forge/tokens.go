@@ -23,7 +23,8 @@ var scopesOf = map[tidelock.TokenKind][]tidelock.Scope{
 		tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry, tidelock.ScopeK8sProxy, tidelock.ScopeSelfRotate},
 	tidelock.GroupToken: {tidelock.ScopeAPI, tidelock.ScopeReadAPI, tidelock.ScopeReadRepository, tidelock.ScopeWriteRepository,
 		tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry, tidelock.ScopeK8sProxy, tidelock.ScopeSelfRotate},
-	tidelock.DeployToken: {tidelock.ScopeReadRepository, tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry},
+	// With api, a deploy token may read and post statuses, and nothing else.
+	tidelock.DeployToken: {tidelock.ScopeAPI, tidelock.ScopeReadRepository, tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry},
 }
 
 // NewToken is what is said of a token to create.

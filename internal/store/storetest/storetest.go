@@ -31,6 +31,8 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Agents", agentTests},
 		{"Announcements", announcementTests},
 		{"AgentSources", agentSourceTests},
+		{"Statuses", statusTests},
+		{"Environments", environmentTests},
 		{"All", generalTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
