@@ -1,6 +1,10 @@
 package tidelock
 
-import "time"
+import (
+	"net/url"
+	"regexp"
+	"time"
+)
 
 type (
 	HookID      int64
@@ -82,6 +86,31 @@ func (h Hook) Wants(kind HookKind) bool {
 	return false
 }
 
+// WantsBranch reports whether the hook's filter lets a branch through.
+func (h Hook) WantsBranch(branch string) bool {
+	switch {
+	case h.BranchFilter == "" || h.BranchMatch == AllBranches:
+		return true
+	case h.BranchMatch == BranchRegex:
+		match, err := regexp.MatchString(h.BranchFilter, branch)
+		return match && err == nil // it was compiled before it was kept
+	}
+	return matchWildcard(h.BranchFilter, branch)
+}
+
+// ShownURL is the hook's URL as people may see it: user info is masked.
+func (h Hook) ShownURL() string {
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		return ""
+	}
+	if u.User != nil {
+		u.User = url.User("xxxxx")
+		return u.String()
+	}
+	return h.URL
+}
+
 // A HookHeader is a header that a hook's owner adds to its calls.
 type HookHeader struct {
 	Name  string
@@ -143,9 +172,22 @@ type Attempt struct {
 // Delivered reports whether the receiver took what was sent.
 func (a Attempt) Delivered() bool { return a.Error == "" && a.Status >= 200 && a.Status <= 299 }
 
+// A Claim asks for deliveries that are due, to send them.
+type Claim struct {
+	Now   time.Time
+	Until time.Time // when others may have what was claimed and not come to an end
+	Limit int
+	// PerHook bounds what is on its way to one hook at once; to one that fails
+	// it is 1.
+	PerHook int
+	// Yield is how often a delivery must have failed before later ones of its
+	// ref no longer wait for it.
+	Yield int
+}
+
 // A DeliveryFilter narrows a list of deliveries; zero fields do not.
 type DeliveryFilter struct {
 	Hook       HookID
-	FromStatus int // of the last answer
+	FromStatus int // of the last answer; both ends are included
 	ToStatus   int
 }
