@@ -101,6 +101,21 @@ func (p ProtectedBranch) Matches(branch string) bool {
 	return matchWildcard(p.Pattern, branch)
 }
 
+// A ProtectedTag names tags (by name or by pattern with *) that only members of
+// CreateLevel or above may create, and that nobody may move, or delete by git.
+type ProtectedTag struct {
+	ID          int64
+	Project     ProjectID
+	Pattern     string
+	CreateLevel AccessLevel // NoAccess: nobody
+}
+
+// Matches reports whether the pattern covers a tag's short name, as for
+// branches.
+func (p ProtectedTag) Matches(tag string) bool {
+	return matchWildcard(p.Pattern, tag)
+}
+
 func matchWildcard(pattern, name string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {

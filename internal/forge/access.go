@@ -19,6 +19,7 @@ const (
 	ReadCode      Action = "read code"      // files, commits, branches by API
 	PullCode      Action = "pull code"      // git fetch
 	PushCode      Action = "push code"      // git push; each ref is decided by AuthorizePush
+	WriteCode     Action = "write code"     // commits, branches and tags by API; each ref as in a push
 	ReadHistory   Action = "read history"   // pushes
 	ReadDelivery  Action = "read delivery"  // announcements: they name what is in clusters
 	EditProject   Action = "edit project"   // name, description, visibility, default branch
@@ -26,6 +27,8 @@ const (
 	ReadMembers   Action = "read members"
 	ManageMembers Action = "manage members"
 	ReadProtected Action = "read protected branches"
+	ReadTagRules  Action = "read protected tags"
+	ProtectTags   Action = "protect tags"
 	Protect       Action = "protect branches"
 	ReadAgents    Action = "read agents"
 	ManageAgents  Action = "manage agents"
@@ -130,6 +133,7 @@ var (
 
 var rules = map[Action]rule{
 	ReadProject:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
+	WriteCode:     {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
 	ReadCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: codeRead},
 	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy, key: true},
 	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true, key: true},
@@ -137,6 +141,8 @@ var rules = map[Action]rule{
 	ReadDelivery:  {on: onProject, member: tidelock.Reporter, scopes: apiRead},
 	EditProject:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	DeleteProject: {on: onProject, member: tidelock.Owner, scopes: apiWrite},
+	ReadTagRules:  {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ProtectTags:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 	ReadMembers:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
 	ManageMembers: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadProtected: {on: onProject, member: tidelock.Developer, scopes: apiRead},

@@ -23,6 +23,7 @@ read project              | y    | y        | y     | y        | y         | y  
 read code                 | y    | y        | 403   | y        | y         | y          | y     | api read_api read_repository                    |
 pull code                 | y    | y        | 403   | y        | y         | y          | y     | api read_repository write_repository            | read_repository
 push code                 | 401  | 403      | 403   | 403      | y         | y          | y     | api write_repository                            |
+write code                | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 read history              | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
 read delivery             | 401  | 403      | 403   | y        | y         | y          | y     | api read_api                                    |
 edit project              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
@@ -30,6 +31,8 @@ delete project            | 401  | 403      | 403   | 403      | 403       | 403
 read members              | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 manage members            | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read protected branches   | 401  | 403      | 403   | 403      | y         | y          | y     | api read_api                                    |
+read protected tags       | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+protect tags              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 protect branches          | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read agents               | 401  | 403      | 403   | 403      | y         | y          | y     | api read_api                                    |
 manage agents             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |

@@ -19,6 +19,7 @@ type NewProject struct {
 	Description   string
 	Visibility    tidelock.Visibility
 	DefaultBranch string // default "main"
+	Readme        bool   // begin with a commit of a README.md
 }
 
 // CreateProject makes a project and its empty repository.
@@ -62,6 +63,11 @@ func (f *Forge) CreateProject(ctx context.Context, p Principal, n NewProject) (t
 			f.log.ErrorContext(ctx, "project without repository left behind", "project", project.ID, "error", undone)
 		}
 		return tidelock.Project{}, fmt.Errorf("create the repository of project %d: %w", project.ID, err)
+	}
+	if n.Readme {
+		if err := f.writeReadme(ctx, p, project); err != nil {
+			return tidelock.Project{}, fmt.Errorf("write the first file of project %d: %w", project.ID, err)
+		}
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
 	return project, nil

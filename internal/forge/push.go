@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -54,8 +55,12 @@ func (f *Forge) AuthorizePush(ctx context.Context, p Principal, project tidelock
 	if p.User == nil && p.Key != nil {
 		level, protected = deployKeyLevel, openTo(p.Key.ID, protected)
 	}
+	tags, err := f.protectedTagsFor(ctx, project, commands)
+	if err != nil {
+		return decision, err
+	}
 	for _, c := range commands {
-		if reason := refuse(c, project, protected, level); reason != "" {
+		if reason := cmp.Or(refuse(c, project, protected, level), refuseTag(c, tags, level)); reason != "" {
 			decision.Refused[c.Ref] = reason
 			continue
 		}
@@ -112,7 +117,7 @@ func refuse(c RefCommand, project tidelock.Project, protected []tidelock.Protect
 	}
 	switch {
 	case matched && c.New == "":
-		return "protected branches cannot be deleted by git"
+		return keepsBranch
 	case matched:
 		return "you may not push to this protected branch"
 	}

@@ -18,6 +18,7 @@ import (
 //
 // Its conformance suite is internal/store/storetest.
 type Store interface {
+	protectionStore
 	auditStore
 	environmentStore
 	statusStore

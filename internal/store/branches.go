@@ -63,3 +63,23 @@ func (db *DB) UnprotectBranch(ctx context.Context, project tidelock.ProjectID, p
 		return s.change(ctx, "protected branch", deleteProtectedBranch, project, pattern)
 	})
 }
+
+const updateProtectedBranch = `
+	UPDATE protected_branches
+	SET push_level = ?, merge_level = ?, allow_force = ?
+	WHERE project_id = ? AND pattern = ?
+	RETURNING id`
+
+func (db *DB) UpdateProtectedBranch(ctx context.Context, b tidelock.ProtectedBranch) (tidelock.ProtectedBranch, error) {
+	err := db.write(ctx, func(s session) error {
+		err := s.row(ctx, updateProtectedBranch, b.PushLevel, b.MergeLevel, b.AllowForce, b.Project, b.Pattern).Scan(&b.ID)
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound("protected branch")
+		}
+		if err != nil {
+			return s.writeError("protected branch", "project", err)
+		}
+		return s.writeBranchKeys(ctx, b)
+	})
+	return whole(b, err)
+}

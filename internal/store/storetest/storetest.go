@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Projects", projectTests},
 		{"Members", memberTests},
 		{"Branches", branchTests},
+		{"Protection", protectionTests},
 		{"Tokens", tokenTests},
 		{"Pushes", pushTests},
 		{"Agents", agentTests},
