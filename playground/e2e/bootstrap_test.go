@@ -12,10 +12,7 @@ import (
 	"testing"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	"github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"tidelock.dev/playground/component"
@@ -139,10 +136,7 @@ func (f fleet) follows(t *testing.T, ns, urlPrefix string) {
 		t.Errorf("the source reads %s with %v, want %s… with the secret that was made", source.Spec.URL, source.Spec.SecretRef, urlPrefix)
 	}
 	commit := f.write(t, "clusters/"+ns+"/site.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: site, namespace: %s}\ndata: {value: one}\n", ns))
-	request := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, meta.ReconcileRequestAnnotation, commit))
-	if err := f.Cluster.Client.Patch(t.Context(), &sourcev1.GitRepository{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: ns}}, request); err != nil {
-		t.Fatal(err)
-	}
+	f.Cluster.Wake(t, ns, ns)
 	f.WaitFetched(ns, ns, commit, soon)
 	waitConfigMap(t, f.Forge, ns, "site", "one")
 	e2e.Eventually(t, soon, func(ctx context.Context) error {

@@ -26,6 +26,8 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
+	notificationv1beta3 "github.com/fluxcd/notification-controller/api/v1beta3"
+	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +57,7 @@ var Scheme = func() *runtime.Scheme {
 	utilruntime.Must(sourcev1.AddToScheme(s))
 	utilruntime.Must(kustomizev1.AddToScheme(s))
 	utilruntime.Must(notificationv1.AddToScheme(s))
+	utilruntime.Must(notificationv1beta3.AddToScheme(s))
 	return s
 }()
 
@@ -165,6 +168,18 @@ func (s *System) Namespace(t testing.TB) string {
 		}
 	})
 	return ns.Name
+}
+
+// Wake asks the controller of a source to look at it now, as flux reconcile
+// does.
+func (s *System) Wake(t testing.TB, namespace, name string) {
+	t.Helper()
+	source := &sourcev1.GitRepository{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	request := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil,
+		`{"metadata":{"annotations":{%q:%q}}}`, meta.ReconcileRequestAnnotation, time.Now().Format(time.RFC3339Nano)))
+	if err := s.Client.Patch(t.Context(), source, request); err != nil {
+		t.Fatalf("wake %s/%s: %v", namespace, name, err)
+	}
 }
 
 // Eventually calls check until it returns nil, and fails the test with its
