@@ -25,6 +25,6 @@ type AuditEvent struct {
 type AuditFilter struct {
 	Holder Holder
 	User   UserID
-	Since  time.Time // at or after
-	Before time.Time
+	Span
+	IDBefore AuditID
 }

@@ -24,6 +24,8 @@ type NamespaceFilter struct {
 type ProjectFilter struct {
 	Namespace  NamespaceID // directly inside
 	Below      NamespaceID // inside it or anything below
+	WithShared bool        // with Namespace or Below: also what is shared with them
+	SharedWith NamespaceID // shared with exactly this group
 	Search     string      // in path or name
 	Visibility *Visibility
 	Archived   *bool
@@ -44,11 +46,35 @@ type Viewer struct {
 
 // A TokenFilter narrows a list of tokens; zero fields do not.
 type TokenFilter struct {
-	Kind   TokenKind
-	User   UserID
-	Holder Holder
-	Active *bool
-	Now    time.Time // for Active
+	Kind    TokenKind
+	User    UserID
+	Holder  Holder
+	Active  *bool
+	Now     time.Time // for Active
+	Revoked *bool
+	Family  TokenID // it and all that were rotated from it
+	Search  string // in the name
+
+	// A token that was never used, or never expires, is outside all spans of
+	// that kind.
+	Created, Used, Expires Span
+
+	OrderBy    string // id (default), name, created_at, last_used_at, expires_at
+	Descending bool
+}
+
+// A VariableFilter narrows the list of a holder's variables; zero fields do
+// not.
+type VariableFilter struct {
+	Holder
+	Key   string
+	Scope *string // exact
+}
+
+// A Span is a stretch of time; a zero end is open.
+type Span struct {
+	Since  time.Time // at or after
+	Before time.Time
 }
 
 // A PushFilter narrows a list of pushes; zero fields do not.

@@ -1,6 +1,7 @@
 package tidelock
 
 import (
+	"cmp"
 	"log/slog"
 	"slices"
 	"time"
@@ -39,6 +40,7 @@ const (
 // A Token is a credential without its secret, of which only a hash is kept.
 type Token struct {
 	ID        TokenID
+	Family    TokenID // the first of the tokens it was rotated from; 0 when it was not
 	Kind      TokenKind
 	Name      string
 	User      UserID // who it acts as; 0 for deploy tokens
@@ -52,6 +54,9 @@ type Token struct {
 	LastUsed  time.Time // zero for never; written at most once a minute
 	Revoked   bool
 }
+
+// Line is the id by which a token and all that were rotated from it are known.
+func (t Token) Line() TokenID { return cmp.Or(t.Family, t.ID) }
 
 // Has reports whether the token carries any of the scopes.
 func (t Token) Has(scopes ...Scope) bool {

@@ -27,15 +27,21 @@ const (
 	ReadMembers   Action = "read members"
 	ManageMembers Action = "manage members"
 	ReadProtected Action = "read protected branches"
+	Protect       Action = "protect branches"
 	ReadTagRules  Action = "read protected tags"
 	ProtectTags   Action = "protect tags"
-	Protect       Action = "protect branches"
 	ReadAgents    Action = "read agents"
 	ManageAgents  Action = "manage agents"
 	ReadGrants    Action = "read agent grants"
 	GrantAgents   Action = "grant agents"
 	ReadTokens    Action = "read project tokens" // project access and deploy tokens
 	ManageTokens  Action = "manage project tokens"
+	ReadHooks     Action = "read hooks"
+	ManageHooks   Action = "manage hooks" // and test them, and send again
+
+	ReadVariables    Action = "read project variables"
+	ManageVariables  Action = "manage project variables"
+	ReadProjectAudit Action = "read project audit log"
 
 	ReadStatuses       Action = "read statuses" // of commits
 	PostStatus         Action = "post statuses"
@@ -58,6 +64,10 @@ const (
 	ReadGroupTokens    Action = "read group tokens"
 	ManageGroupTokens  Action = "manage group tokens"
 
+	ReadGroupVariables   Action = "read group variables"
+	ManageGroupVariables Action = "manage group variables"
+	ReadGroupAudit       Action = "read group audit log"
+
 	// On the forge as a whole.
 	Browse         Action = "list projects and groups" // those it may see
 	ReadVersion    Action = "read version"
@@ -67,6 +77,8 @@ const (
 	ReadOwnTokens  Action = "read own tokens"
 	ManageOwnToken Action = "manage own tokens"
 	RevokeOwnToken Action = "revoke own tokens"
+	RotateOwnToken Action = "rotate own tokens"
+	RotateSelf     Action = "rotate the token in use"
 	Oversee        Action = "oversee"    // read what is everybody's
 	Administer     Action = "administer" // and change it
 )
@@ -133,26 +145,28 @@ var (
 
 var rules = map[Action]rule{
 	ReadProject:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
-	WriteCode:     {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
 	ReadCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: codeRead},
 	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy, key: true},
 	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true, key: true},
+	WriteCode:     {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
 	ReadHistory:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
 	ReadDelivery:  {on: onProject, member: tidelock.Reporter, scopes: apiRead},
 	EditProject:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	DeleteProject: {on: onProject, member: tidelock.Owner, scopes: apiWrite},
-	ReadTagRules:  {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
-	ProtectTags:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 	ReadMembers:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
 	ManageMembers: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadProtected: {on: onProject, member: tidelock.Developer, scopes: apiRead},
 	Protect:       {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
+	ReadTagRules:  {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ProtectTags:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 	ReadAgents:    {on: onProject, member: tidelock.Developer, scopes: apiRead},
 	ManageAgents:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadGrants:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	GrantAgents:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadTokens:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	ManageTokens:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadHooks:     {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageHooks:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 
 	// A deploy token with api may do this and nothing else; GitLab promises it
 	// and does not do it.
@@ -177,6 +191,14 @@ var rules = map[Action]rule{
 	ReadGroupTokens:    {on: onGroup, member: tidelock.Maintainer, scopes: apiRead},
 	ManageGroupTokens:  {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 
+	ReadVariables:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageVariables:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadProjectAudit: {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+
+	ReadGroupVariables:   {on: onGroup, member: tidelock.Owner, scopes: apiRead},
+	ManageGroupVariables: {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
+	ReadGroupAudit:       {on: onGroup, member: tidelock.Owner, scopes: apiRead},
+
 	Browse:         {on: onForge, anyone: true, scopes: apiRead},
 	ReadVersion:    {on: onForge, signedIn: true, scopes: userRead},
 	ReadSelf:       {on: onForge, signedIn: true, scopes: userRead},
@@ -186,6 +208,8 @@ var rules = map[Action]rule{
 	ManageOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
 	RevokeOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
 	Oversee:        {on: onForge, scopes: apiRead},
+	RotateOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	RotateSelf:     {on: onForge, signedIn: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeSelfRotate}},
 	Administer:     {on: onForge, scopes: apiWrite},
 }
 

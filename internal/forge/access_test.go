@@ -31,15 +31,17 @@ delete project            | 401  | 403      | 403   | 403      | 403       | 403
 read members              | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 manage members            | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read protected branches   | 401  | 403      | 403   | 403      | y         | y          | y     | api read_api                                    |
+protect branches          | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read protected tags       | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 protect tags              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
-protect branches          | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read agents               | 401  | 403      | 403   | 403      | y         | y          | y     | api read_api                                    |
 manage agents             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read agent grants         | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 grant agents              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read project tokens       | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage project tokens     | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read hooks                | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+manage hooks              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read statuses             | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    | api
 post statuses             | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             | api
 read pipelines            | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
@@ -67,6 +69,14 @@ read own tokens           | 401  | y        | y     | y        | y         | y  
 manage own tokens         | 401  | y        | y     | y        | y         | y          | y     | api k8s_proxy                                   |
 revoke own tokens         | 401  | y        | y     | y        | y         | y          | y     | api                                             |
 oversee                   | 401  | 403      | 403   | 403      | 403       | 403        | 403   | api read_api                                    |
+read project variables    | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+manage project variables  | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read project audit log    | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+read group variables      | 401  | 403      | 403   | 403      | 403       | 403        | y     | api read_api                                    |
+manage group variables    | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
+read group audit log      | 401  | 403      | 403   | 403      | 403       | 403        | y     | api read_api                                    |
+rotate own tokens         | 401  | y        | y     | y        | y         | y          | y     | api                                             |
+rotate the token in use   | 401  | y        | y     | y        | y         | y          | y     | api self_rotate                                 |
 administer                | 401  | 403      | 403   | 403      | 403       | 403        | 403   | api                                             |
 `
 
@@ -212,11 +222,13 @@ func TestAccess(t *testing.T) {
 var onGroups = []forge.Action{
 	forge.ReadGroup, forge.CreateProject, forge.CreateSubgroup, forge.EditGroup, forge.DeleteGroup,
 	forge.ReadGroupMembers, forge.ManageGroupMembers, forge.ReadGroupTokens, forge.ManageGroupTokens,
+	forge.ReadGroupVariables, forge.ManageGroupVariables, forge.ReadGroupAudit,
 }
 
 var onForge = []forge.Action{
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
 	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Oversee, forge.Administer,
+	forge.RotateOwnToken, forge.RotateSelf,
 }
 
 func as(u tidelock.User) forge.Principal { return forge.Principal{User: &u} }

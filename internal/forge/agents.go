@@ -19,8 +19,19 @@ func (f *Forge) CreateAgent(ctx context.Context, p Principal, project tidelock.P
 			"can contain only lowercase letters, digits, and '-', but cannot start or end with '-', and is at most 63 characters long")
 	}
 	by, _ := p.ids()
-	return f.store.CreateAgent(ctx, tidelock.Agent{Project: project.ID, Name: name, Creator: by, CreatedAt: f.now().UTC()})
+	var made tidelock.Agent
+	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		made, err = f.store.CreateAgent(ctx, tidelock.Agent{Project: project.ID, Name: name, Creator: by, CreatedAt: f.now().UTC()})
+		return change{act: "agent created", on: OnProject(project), subject: agentSubject(made)}, err
+	})
+	if err != nil {
+		return tidelock.Agent{}, err
+	}
+	return made, nil
 }
+
+func agentSubject(a tidelock.Agent) string { return fmt.Sprintf("agent %d %q", a.ID, a.Name) }
 
 // Agents lists the agents of a configuration project.
 func (f *Forge) Agents(ctx context.Context, p Principal, project tidelock.Project, page tidelock.Page) ([]tidelock.Agent, int, error) {
@@ -55,10 +66,14 @@ func (f *Forge) agent(ctx context.Context, p Principal, project tidelock.Project
 // DeleteAgent removes an agent; its sessions end within 5 s. The cluster is
 // not touched.
 func (f *Forge) DeleteAgent(ctx context.Context, p Principal, project tidelock.Project, id tidelock.AgentID) error {
-	if _, err := f.agent(ctx, p, project, id, ManageAgents); err != nil {
+	agent, err := f.agent(ctx, p, project, id, ManageAgents)
+	if err != nil {
 		return err
 	}
-	if err := f.store.DeleteAgent(ctx, id); err != nil {
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "agent deleted", on: OnProject(project), subject: agentSubject(agent)}, f.store.DeleteAgent(ctx, id)
+	})
+	if err != nil {
 		return err
 	}
 	publish(f, tidelock.AgentChanged{Agent: id})
@@ -67,7 +82,8 @@ func (f *Forge) DeleteAgent(ctx context.Context, p Principal, project tidelock.P
 
 // CreateAgentToken makes a token for an agent; a third active one is refused.
 func (f *Forge) CreateAgentToken(ctx context.Context, p Principal, project tidelock.Project, id tidelock.AgentID, name, description string) (tidelock.AgentToken, tidelock.Secret, error) {
-	if _, err := f.agent(ctx, p, project, id, ManageAgents); err != nil {
+	agent, err := f.agent(ctx, p, project, id, ManageAgents)
+	if err != nil {
 		return tidelock.AgentToken{}, tidelock.Secret{}, err
 	}
 	if err := checkName("name", name); err != nil {
@@ -78,15 +94,22 @@ func (f *Forge) CreateAgentToken(ctx context.Context, p Principal, project tidel
 	}
 	secret := newSecret(prefixAgent, 50)
 	by, _ := p.ids()
-	token, err := f.store.CreateAgentToken(ctx, tidelock.AgentToken{
-		Agent: id, Name: name, Description: description, Creator: by, CreatedAt: f.now().UTC(),
-	}, hashOf(secret))
+	var token tidelock.AgentToken
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		token, err = f.store.CreateAgentToken(ctx, tidelock.AgentToken{
+			Agent: id, Name: name, Description: description, Creator: by, CreatedAt: f.now().UTC(),
+		}, hashOf(secret))
+		return change{act: "agent token created", on: OnProject(project), subject: agentSubject(agent), detail: agentTokenDetail(token)}, err
+	})
 	if err != nil {
 		return tidelock.AgentToken{}, tidelock.Secret{}, err
 	}
 	f.log.InfoContext(ctx, "agent token created", "agent", id, "token", token.ID, "by", by)
 	return token, secret, nil
 }
+
+func agentTokenDetail(t tidelock.AgentToken) string { return fmt.Sprintf("token %d %q", t.ID, t.Name) }
 
 // AgentTokens lists an agent's active tokens.
 func (f *Forge) AgentTokens(ctx context.Context, p Principal, project tidelock.Project, id tidelock.AgentID) ([]tidelock.AgentToken, error) {
@@ -114,10 +137,15 @@ func (f *Forge) agentToken(ctx context.Context, p Principal, project tidelock.Pr
 
 // RevokeAgentToken ends a token; live sessions that use it end within 5 s.
 func (f *Forge) RevokeAgentToken(ctx context.Context, p Principal, project tidelock.Project, id tidelock.AgentID, token tidelock.AgentTokenID) error {
-	if _, err := f.agentToken(ctx, p, project, id, token, ManageAgents); err != nil {
+	t, err := f.agentToken(ctx, p, project, id, token, ManageAgents)
+	if err != nil {
 		return err
 	}
-	if err := f.store.RevokeAgentToken(ctx, token); err != nil {
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "agent token revoked", on: OnProject(project), subject: fmt.Sprintf("agent %d", id), detail: agentTokenDetail(t)},
+			f.store.RevokeAgentToken(ctx, token)
+	})
+	if err != nil {
 		return err
 	}
 	by, _ := p.ids()
@@ -136,7 +164,8 @@ func (f *Forge) GrantAgent(ctx context.Context, p Principal, project tidelock.Pr
 	if err := f.Allow(ctx, p, GrantAgents, OnProject(project)); err != nil {
 		return tidelock.Grant{}, err
 	}
-	if _, err := f.store.Agent(ctx, agent); err != nil {
+	to, err := f.store.Agent(ctx, agent)
+	if err != nil {
 		if tidelock.KindOf(err) == tidelock.NotFound {
 			return tidelock.Grant{}, tidelock.Errorf(tidelock.NotFound, "Agent Not Found")
 		}
@@ -144,7 +173,10 @@ func (f *Forge) GrantAgent(ctx context.Context, p Principal, project tidelock.Pr
 	}
 	by, _ := p.ids()
 	grant := tidelock.Grant{Project: project.ID, Agent: agent, By: by, CreatedAt: f.now().UTC()}
-	if err := f.store.Grant(ctx, grant); err != nil {
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "agent granted", on: OnProject(project), subject: agentSubject(to)}, f.store.Grant(ctx, grant)
+	})
+	if err != nil {
 		return tidelock.Grant{}, err
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
@@ -165,7 +197,10 @@ func (f *Forge) RevokeGrant(ctx context.Context, p Principal, project tidelock.P
 	if err := f.Allow(ctx, p, GrantAgents, OnProject(project)); err != nil {
 		return err
 	}
-	if err := f.store.RevokeGrant(ctx, project.ID, agent); err != nil {
+	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "grant revoked", on: OnProject(project), subject: fmt.Sprintf("agent %d", agent)}, f.store.RevokeGrant(ctx, project.ID, agent)
+	})
+	if err != nil {
 		return err
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"tidelock.dev"
 )
@@ -11,8 +12,41 @@ import (
 type auditStore interface {
 	// SaveAuditEvent appends an event; there is no way to change or remove one.
 	SaveAuditEvent(context.Context, tidelock.AuditEvent) error
+	AuditEvent(context.Context, tidelock.AuditID) (tidelock.AuditEvent, error)
 	// AuditEvents lists newest first.
 	AuditEvents(context.Context, tidelock.AuditFilter, tidelock.Page) ([]tidelock.AuditEvent, int, error)
+}
+
+// AuditLog lists what changed of who may do what, newest first: everything for
+// an administrator, or what was changed of exactly one project or group.
+func (f *Forge) AuditLog(ctx context.Context, p Principal, t Target, filter tidelock.AuditFilter, page tidelock.Page) ([]tidelock.AuditEvent, int, error) {
+	if err := f.mayAudit(ctx, p, t); err != nil {
+		return nil, 0, err
+	}
+	filter.Holder = tidelock.Holder{}
+	if t.place() != onForge {
+		filter.Holder = t.holder()
+	}
+	return f.store.AuditEvents(ctx, filter, page)
+}
+
+// AuditEvent reads one event of such a list.
+func (f *Forge) AuditEvent(ctx context.Context, p Principal, t Target, id tidelock.AuditID) (tidelock.AuditEvent, error) {
+	if err := f.mayAudit(ctx, p, t); err != nil {
+		return tidelock.AuditEvent{}, err
+	}
+	event, err := f.store.AuditEvent(ctx, id)
+	if tidelock.KindOf(err) == tidelock.NotFound || (err == nil && t.place() != onForge && event.Holder != t.holder()) {
+		return tidelock.AuditEvent{}, tidelock.Errorf(tidelock.NotFound, "Audit Event Not Found")
+	}
+	return event, err
+}
+
+func (f *Forge) mayAudit(ctx context.Context, p Principal, t Target) error {
+	if t.place() == onForge {
+		return f.Allow(ctx, p, Oversee, t)
+	}
+	return f.Allow(ctx, p, t.pick(ReadProjectAudit, ReadGroupAudit), t)
 }
 
 // A change is what the audit log says of an act. Its fields are those of
@@ -48,4 +82,28 @@ func (f *Forge) audited(ctx context.Context, p Principal, act func(context.Conte
 		}
 		return nil
 	})
+}
+
+// differences tells what changed, of triples of a name and its value before
+// and after.
+func differences(triples ...string) string {
+	var changed []string
+	for i := 0; i+2 < len(triples); i += 3 {
+		switch name, before, after := triples[i], triples[i+1], triples[i+2]; {
+		case before == after:
+		case before == "":
+			changed = append(changed, fmt.Sprintf("%s %q", name, after))
+		default:
+			changed = append(changed, fmt.Sprintf("%s %q to %q", name, before, after))
+		}
+	}
+	return strings.Join(changed, ", ")
+}
+
+// changedOnly stands for a long value in differences.
+func changedOnly(before, after string) string {
+	if before == after {
+		return ""
+	}
+	return "changed"
 }

@@ -60,8 +60,9 @@ func (f *Forge) EditMember(ctx context.Context, p Principal, t Target, user tide
 	return member, err
 }
 
-// AllMembers lists the members of the target and of the groups above it, by
-// user id: each user once, with the highest level and where it comes from.
+// AllMembers lists the members of the target, of the groups above it, and of
+// those it is shared with, by user id: each user once, with the highest level
+// and where it comes from.
 // Nothing is more visible than what holds it, so whoever may see the target's
 // members may see those above.
 func (f *Forge) AllMembers(ctx context.Context, p Principal, t Target) ([]tidelock.Member, error) {
@@ -76,45 +77,87 @@ func (f *Forge) AllMembers(ctx context.Context, p Principal, t Target) ([]tidelo
 			highest[m.User] = m
 		}
 	}
-	addAll := func(h tidelock.Holder) error {
+	addAll := func(h tidelock.Holder, most tidelock.AccessLevel) error {
 		members, _, err := f.store.Members(ctx, h, tidelock.Page{})
 		if err != nil {
 			return fmt.Errorf("list members: %w", err)
 		}
 		for _, m := range members {
+			m.Level = min(m.Level, most)
 			add(m)
 		}
 		return nil
 	}
-
-	next := tidelock.NamespaceID(0)
-	if t.Project != nil {
-		if err := addAll(t.holder()); err != nil {
-			return nil, err
+	addAbove := func(next tidelock.NamespaceID, most tidelock.AccessLevel) error {
+		for next != 0 {
+			namespace, err := f.store.Namespace(ctx, next)
+			if err != nil {
+				return fmt.Errorf("read namespace %d: %w", next, err)
+			}
+			if namespace.Kind == tidelock.UserNamespace {
+				add(tidelock.Member{
+					Holder: tidelock.Holder{Namespace: namespace.ID}, User: namespace.Owner,
+					Level: tidelock.Owner, CreatedAt: namespace.CreatedAt,
+				})
+			}
+			if err := addAll(tidelock.Holder{Namespace: namespace.ID}, most); err != nil {
+				return err
+			}
+			next = namespace.Parent
 		}
-		next = t.Project.Namespace
-	} else {
-		next = t.Group.ID
+		return nil
 	}
-	for next != 0 {
-		namespace, err := f.store.Namespace(ctx, next)
-		if err != nil {
-			return nil, fmt.Errorf("read namespace %d: %w", next, err)
-		}
-		if namespace.Kind == tidelock.UserNamespace {
-			add(tidelock.Member{
-				Holder: tidelock.Holder{Namespace: namespace.ID}, User: namespace.Owner,
-				Level: tidelock.Owner, CreatedAt: namespace.CreatedAt,
-			})
-		}
-		if err := addAll(tidelock.Holder{Namespace: namespace.ID}); err != nil {
+
+	if t.Group != nil {
+		if err := addAbove(t.Group.ID, tidelock.Owner); err != nil {
 			return nil, err
 		}
-		next = namespace.Parent
+	} else {
+		if err := addAll(t.holder(), tidelock.Owner); err != nil {
+			return nil, err
+		}
+		if err := addAbove(t.Project.Namespace, tidelock.Owner); err != nil {
+			return nil, err
+		}
+		shares, err := f.store.Shares(ctx, t.Project.ID)
+		if err != nil {
+			return nil, fmt.Errorf("list the shares of project %d: %w", t.Project.ID, err)
+		}
+		for _, share := range shares {
+			if !share.ExpiresAt.IsZero() && !now.Before(share.ExpiresAt) {
+				continue
+			}
+			seen, err := f.seesShare(ctx, p, t, share)
+			if err != nil {
+				return nil, err
+			}
+			if !seen {
+				continue
+			}
+			if err := addAbove(share.Group, share.Level); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return slices.SortedFunc(maps.Values(highest), func(a, b tidelock.Member) int {
 		return cmp.Compare(a.User, b.User)
 	}), nil
+}
+
+// seesShare reports whether a principal may learn who the members of the group
+// are: those who may see the group, and those who answer for the project's
+// members.
+func (f *Forge) seesShare(ctx context.Context, p Principal, t Target, share tidelock.Share) (bool, error) {
+	level, err := f.level(ctx, p, t)
+	if err != nil || p.admin() || level >= tidelock.Maintainer {
+		return err == nil, err
+	}
+	_, err = f.namespace(ctx, p, share.Group, ReadGroup)
+	switch tidelock.KindOf(err) {
+	case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Member reads the membership of a user in exactly the target.

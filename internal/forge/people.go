@@ -22,27 +22,125 @@ func (f *Forge) CreateUser(ctx context.Context, p Principal, n NewUser) (tideloc
 	if err := f.Allow(ctx, p, Administer, OnForge); err != nil {
 		return tidelock.User{}, err
 	}
-	return f.createUser(ctx, n)
+	return f.createUser(ctx, p, n)
 }
 
-func (f *Forge) createUser(ctx context.Context, n NewUser) (tidelock.User, error) {
+func (f *Forge) createUser(ctx context.Context, p Principal, n NewUser) (tidelock.User, error) {
 	if n.Name == "" {
 		n.Name = n.Username
 	}
 	if err := checkPath("username", n.Username, true); err != nil {
 		return tidelock.User{}, err
 	}
-	if err := checkName("name", n.Name); err != nil {
+	user := tidelock.User{Username: n.Username, Name: n.Name, Email: n.Email, Admin: n.Admin, CreatedAt: f.now().UTC()}
+	if err := checkUser(user); err != nil {
 		return tidelock.User{}, err
 	}
-	if n.Email != "" {
-		if err := checkName("email", n.Email); err != nil {
-			return tidelock.User{}, err
-		}
-	}
-	return f.store.CreateUser(ctx, tidelock.User{
-		Username: n.Username, Name: n.Name, Email: n.Email, Admin: n.Admin, CreatedAt: f.now().UTC(),
+	var made tidelock.User
+	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		made, err = f.store.CreateUser(ctx, user)
+		return change{act: "user created", subject: userSubject(made), detail: userDetail(made)}, err
 	})
+	if err != nil {
+		return tidelock.User{}, err
+	}
+	return made, nil
+}
+
+func checkUser(u tidelock.User) error {
+	if err := checkName("name", u.Name); err != nil {
+		return err
+	}
+	if u.Email == "" {
+		return nil
+	}
+	return checkName("email", u.Email)
+}
+
+func userSubject(u tidelock.User) string { return fmt.Sprintf("user %d %q", u.ID, u.Username) }
+
+func userDetail(u tidelock.User) string {
+	if u.Admin {
+		return "administrator"
+	}
+	return ""
+}
+
+// userStore is what the rules remember of changes to users.
+type userStore interface {
+	// ChangeUser has a function change the name, the email, and whether the
+	// user is an administrator or blocked, and writes that unless the function
+	// returns an error. Nobody else changes the user meanwhile.
+	ChangeUser(context.Context, tidelock.UserID, func(*tidelock.User) error) (tidelock.User, error)
+	// HasOwner reports whether a group has an owner who can act, by itself or
+	// by a group above it: no bot, and nobody who is blocked or whose
+	// membership has ended. Until the transaction it is part of ends, others
+	// that ask of the same group wait.
+	HasOwner(context.Context, tidelock.NamespaceID, time.Time) (bool, error)
+}
+
+// UserEdit changes a user; nil fields stay.
+type UserEdit struct {
+	Name, Email    *string
+	Admin, Blocked *bool
+	// Username may be said again, but not changed: it is part of the addresses
+	// of the user's projects.
+	Username *string
+}
+
+// EditUser changes a user, for an administrator. What a blocked user holds,
+// such as tokens and keys, is refused from then on and good again once the
+// user is unblocked. Administrators can neither block nor demote themselves,
+// so that one is always left.
+func (f *Forge) EditUser(ctx context.Context, p Principal, id tidelock.UserID, e UserEdit) (tidelock.User, error) {
+	if err := f.Allow(ctx, p, Administer, OnForge); err != nil {
+		return tidelock.User{}, err
+	}
+	self := p.User.ID == id
+	switch {
+	case self && e.Blocked != nil && *e.Blocked:
+		return tidelock.User{}, tidelock.Errorf(tidelock.Denied, "you cannot block yourself")
+	case self && e.Admin != nil && !*e.Admin:
+		return tidelock.User{}, tidelock.Errorf(tidelock.Denied, "you cannot stop being an administrator yourself; ask another one")
+	}
+	var user tidelock.User
+	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var before tidelock.User
+		var err error
+		user, err = f.store.ChangeUser(ctx, id, func(u *tidelock.User) error {
+			before = *u
+			if e.Username != nil && !strings.EqualFold(*e.Username, u.Username) {
+				return tidelock.FieldErrorf(tidelock.Invalid, "username", "cannot be changed")
+			}
+			set(&u.Name, e.Name)
+			set(&u.Email, e.Email)
+			set(&u.Admin, e.Admin)
+			set(&u.Blocked, e.Blocked)
+			if u.Bot && (u.Admin || e.Name != nil || e.Email != nil) {
+				return tidelock.Errorf(tidelock.Invalid, "a bot can only be blocked and unblocked")
+			}
+			return checkUser(*u)
+		})
+		return change{act: userAct(before, user), subject: userSubject(user), detail: differences(
+			"name", before.Name, user.Name, "email", before.Email, user.Email,
+			"administrator", fmt.Sprint(before.Admin), fmt.Sprint(user.Admin),
+		)}, err
+	})
+	if err != nil {
+		return tidelock.User{}, err
+	}
+	return user, nil
+}
+
+func userAct(before, after tidelock.User) string {
+	switch {
+	case after.Blocked && !before.Blocked:
+		return "user blocked"
+	case before.Blocked && !after.Blocked:
+		return "user unblocked"
+	}
+	return "user edited"
 }
 
 // Bootstrap makes sure that the administrator exists and returns it.
@@ -51,7 +149,7 @@ func (f *Forge) Bootstrap(ctx context.Context, username string) (tidelock.User, 
 	if tidelock.KindOf(err) != tidelock.NotFound {
 		return user, err
 	}
-	return f.createUser(ctx, NewUser{Username: username, Name: "Administrator", Admin: true})
+	return f.createUser(ctx, Principal{}, NewUser{Username: username, Name: "Administrator", Admin: true})
 }
 
 // User reads a user that any signed-in user may see.
@@ -111,7 +209,16 @@ func (f *Forge) CreateGroup(ctx context.Context, p Principal, n NewGroup) (tidel
 	if err := checkNamespace(group); err != nil {
 		return tidelock.Namespace{}, err
 	}
-	return f.store.CreateNamespace(ctx, group, p.User.ID)
+	var made tidelock.Namespace
+	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		made, err = f.store.CreateNamespace(ctx, group, p.User.ID)
+		return change{act: "group created", on: OnGroup(made), subject: groupSubject(made), detail: made.Visibility.String()}, err
+	})
+	if err != nil {
+		return tidelock.Namespace{}, err
+	}
+	return made, nil
 }
 
 func checkNamespace(n tidelock.Namespace) error {
@@ -175,6 +282,7 @@ func (f *Forge) EditGroup(ctx context.Context, p Principal, idOrPath string, e G
 	if group.Kind != tidelock.GroupNamespace {
 		return tidelock.Namespace{}, errNoGroup()
 	}
+	before := group
 	set(&group.Name, e.Name)
 	set(&group.Path, e.Path)
 	set(&group.Description, e.Description)
@@ -187,12 +295,21 @@ func (f *Forge) EditGroup(ctx context.Context, p Principal, idOrPath string, e G
 			return tidelock.Namespace{}, err
 		}
 	}
-	group, err = f.store.UpdateNamespace(ctx, group)
+	var after tidelock.Namespace
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		after, err = f.store.UpdateNamespace(ctx, group)
+		return change{act: "group edited", on: OnGroup(after), subject: groupSubject(after), detail: differences(
+			"path", before.FullPath, after.FullPath, "name", before.Name, after.Name,
+			"description", "", changedOnly(before.Description, after.Description),
+			"visibility", before.Visibility.String(), after.Visibility.String(),
+		)}, err
+	})
 	if err != nil {
 		return tidelock.Namespace{}, err
 	}
-	f.accessChangedBelow(ctx, group.ID)
-	return group, nil
+	f.accessChangedBelow(ctx, after.ID)
+	return after, nil
 }
 
 // checkGroupVisibility keeps the order "nothing is more visible than what
@@ -242,7 +359,7 @@ func (f *Forge) DeleteGroup(ctx context.Context, p Principal, idOrPath string) e
 		return fmt.Errorf("list projects below %q: %w", group.FullPath, err)
 	}
 	for _, project := range projects {
-		if err := f.deleteProject(ctx, project); err != nil {
+		if err := f.deleteProject(ctx, p, project); err != nil {
 			return err
 		}
 	}
@@ -250,12 +367,15 @@ func (f *Forge) DeleteGroup(ctx context.Context, p Principal, idOrPath string) e
 	if err != nil {
 		return fmt.Errorf("list groups below %q: %w", group.FullPath, err)
 	}
-	for _, g := range deepestFirst(below) {
-		if err := f.store.DeleteNamespace(ctx, g.ID); err != nil {
+	for _, g := range append(deepestFirst(below), group) {
+		err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+			return change{act: "group deleted", on: OnGroup(g), subject: groupSubject(g)}, f.store.DeleteNamespace(ctx, g.ID)
+		})
+		if err != nil {
 			return fmt.Errorf("delete group %q: %w", g.FullPath, err)
 		}
 	}
-	return f.store.DeleteNamespace(ctx, group.ID)
+	return nil
 }
 
 // SetMember adds a member or changes its level. Nobody gives more than they
@@ -273,17 +393,45 @@ func (f *Forge) SetMember(ctx context.Context, p Principal, t Target, user tidel
 	if err := f.mayTake(ctx, p, t, user); err != nil {
 		return tidelock.Member{}, err
 	}
-	if _, err := f.store.User(ctx, user); err != nil {
+	who, err := f.store.User(ctx, user)
+	if err != nil {
 		if tidelock.KindOf(err) == tidelock.NotFound {
 			return tidelock.Member{}, tidelock.Errorf(tidelock.NotFound, "User Not Found")
 		}
 		return tidelock.Member{}, fmt.Errorf("read user %d: %w", user, err)
 	}
 	member := tidelock.Member{Holder: t.holder(), User: user, Level: level, ExpiresAt: expires, CreatedAt: f.now().UTC()}
-	if err := f.store.SetMember(ctx, member); err != nil {
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		c := change{act: "member set", on: t, subject: userSubject(who), detail: levelDetail(level, expires)}
+		return c, f.keepingOwner(ctx, t, func() error { return f.store.SetMember(ctx, member) })
+	})
+	if err != nil {
 		return tidelock.Member{}, err
 	}
 	return member, nil
+}
+
+// keepingOwner does, within a transaction, what must not leave a group that has
+// an owner who can act without one.
+func (f *Forge) keepingOwner(ctx context.Context, t Target, act func() error) error {
+	if t.Group == nil || t.Group.Kind != tidelock.GroupNamespace {
+		return act()
+	}
+	before, err := f.store.HasOwner(ctx, t.Group.ID, f.now())
+	if err != nil {
+		return fmt.Errorf("look for an owner of group %d: %w", t.Group.ID, err)
+	}
+	if err := act(); err != nil || !before {
+		return err
+	}
+	after, err := f.store.HasOwner(ctx, t.Group.ID, f.now())
+	if err != nil {
+		return fmt.Errorf("look for an owner of group %d: %w", t.Group.ID, err)
+	}
+	if !after {
+		return tidelock.Errorf(tidelock.Denied, "%s needs an owner: make somebody else one first", t)
+	}
+	return nil
 }
 
 // RemoveMember ends a membership.
@@ -294,7 +442,14 @@ func (f *Forge) RemoveMember(ctx context.Context, p Principal, t Target, user ti
 	if err := f.mayTake(ctx, p, t, user); err != nil {
 		return err
 	}
-	return f.store.RemoveMember(ctx, t.holder(), user)
+	who, err := f.store.User(ctx, user)
+	if err != nil {
+		return err
+	}
+	return f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		c := change{act: "member removed", on: t, subject: userSubject(who)}
+		return c, f.keepingOwner(ctx, t, func() error { return f.store.RemoveMember(ctx, t.holder(), user) })
+	})
 }
 
 // Members lists the members of exactly the target.

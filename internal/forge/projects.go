@@ -53,23 +53,32 @@ func (f *Forge) CreateProject(ctx context.Context, p Principal, n NewProject) (t
 	if err := checkProject(project); err != nil {
 		return tidelock.Project{}, err
 	}
-	project, err = f.store.CreateProject(ctx, project)
+	var made tidelock.Project
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		made, err = f.store.CreateProject(ctx, project)
+		return change{act: "project created", on: OnProject(made), subject: projectSubject(made), detail: made.Visibility.String()}, err
+	})
 	if err != nil {
 		return tidelock.Project{}, err
 	}
+	project = made
 	if err := f.repos.Create(ctx, project.ID, project.DefaultBranch); err != nil {
-		undo := context.WithoutCancel(ctx)
-		if undone := f.store.DeleteProject(undo, project.ID); undone != nil {
+		undone := f.audited(context.WithoutCancel(ctx), p, func(ctx context.Context) (change, error) {
+			return change{act: "project deleted", on: OnProject(project), subject: projectSubject(project), detail: "its repository could not be made"},
+				f.store.DeleteProject(ctx, project.ID)
+		})
+		if undone != nil {
 			f.log.ErrorContext(ctx, "project without repository left behind", "project", project.ID, "error", undone)
 		}
 		return tidelock.Project{}, fmt.Errorf("create the repository of project %d: %w", project.ID, err)
 	}
+	publish(f, tidelock.AccessChanged{Project: project.ID})
 	if n.Readme {
 		if err := f.writeReadme(ctx, p, project); err != nil {
 			return tidelock.Project{}, fmt.Errorf("write the first file of project %d: %w", project.ID, err)
 		}
 	}
-	publish(f, tidelock.AccessChanged{Project: project.ID})
 	return project, nil
 }
 
@@ -184,10 +193,22 @@ func (f *Forge) EditProject(ctx context.Context, p Principal, idOrPath string, e
 			return tidelock.Project{}, fmt.Errorf("set the default branch of project %d: %w", project.ID, err)
 		}
 	}
-	project, err = f.store.UpdateProject(ctx, project)
+	var after tidelock.Project
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		after, err = f.store.UpdateProject(ctx, project)
+		return change{act: "project edited", on: OnProject(after), subject: projectSubject(after), detail: differences(
+			"path", before.FullPath, after.FullPath, "name", before.Name, after.Name,
+			"description", "", changedOnly(before.Description, after.Description),
+			"default branch", before.DefaultBranch, after.DefaultBranch,
+			"visibility", before.Visibility.String(), after.Visibility.String(),
+			"archived", fmt.Sprint(before.Archived), fmt.Sprint(after.Archived),
+		)}, err
+	})
 	if err != nil {
 		return tidelock.Project{}, err
 	}
+	project = after
 	publish(f, tidelock.AccessChanged{Project: project.ID})
 	if project.DefaultBranch != before.DefaultBranch {
 		publish(f, tidelock.Pushed{Project: project.ID}) // agents' configuration is read from it
@@ -201,17 +222,22 @@ func (f *Forge) DeleteProject(ctx context.Context, p Principal, idOrPath string)
 	if err != nil {
 		return err
 	}
-	return f.deleteProject(ctx, project)
+	return f.deleteProject(ctx, p, project)
 }
 
-func (f *Forge) deleteProject(ctx context.Context, project tidelock.Project) error {
+func projectSubject(p tidelock.Project) string { return fmt.Sprintf("project %d %q", p.ID, p.FullPath) }
+
+func (f *Forge) deleteProject(ctx context.Context, p Principal, project tidelock.Project) error {
 	agents, _, err := f.store.Agents(ctx, tidelock.AgentFilter{Project: project.ID}, tidelock.Page{})
 	if err != nil {
 		return fmt.Errorf("list agents of project %d: %w", project.ID, err)
 	}
 	unlock := f.recording.lock(project.ID)
 	defer unlock()
-	if err := f.store.DeleteProject(ctx, project.ID); err != nil {
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "project deleted", on: OnProject(project), subject: projectSubject(project)}, f.store.DeleteProject(ctx, project.ID)
+	})
+	if err != nil {
 		return err
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
@@ -246,7 +272,19 @@ func (f *Forge) ProtectBranch(ctx context.Context, p Principal, idOrPath string,
 		return tidelock.ProtectedBranch{}, tidelock.FieldErrorf(tidelock.Invalid, "name", "is not a branch name or pattern")
 	}
 	b.Project = project.ID
-	return f.store.ProtectBranch(ctx, b)
+	var made tidelock.ProtectedBranch
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		made, err = f.store.ProtectBranch(ctx, b)
+		return change{
+			act: "branch protected", on: OnProject(project), subject: fmt.Sprintf("branch %q", b.Pattern),
+			detail: fmt.Sprintf("push %s, merge %s, force %t", b.PushLevel, b.MergeLevel, b.AllowForce),
+		}, err
+	})
+	if err != nil {
+		return tidelock.ProtectedBranch{}, err
+	}
+	return made, nil
 }
 
 // UnprotectBranch removes a protection by its pattern.
@@ -255,7 +293,10 @@ func (f *Forge) UnprotectBranch(ctx context.Context, p Principal, idOrPath, patt
 	if err != nil {
 		return err
 	}
-	return f.store.UnprotectBranch(ctx, project.ID, pattern)
+	return f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "branch unprotected", on: OnProject(project), subject: fmt.Sprintf("branch %q", pattern)},
+			f.store.UnprotectBranch(ctx, project.ID, pattern)
+	})
 }
 
 // accessChangedBelow tells of every project below a group.

@@ -22,6 +22,11 @@ type Store interface {
 	auditStore
 	environmentStore
 	statusStore
+	hookStore
+	tokenFamilyStore
+	shareStore
+	variableStore
+	userStore
 	keyStore
 
 	// Atomically makes all writes that fn does with the context it is given

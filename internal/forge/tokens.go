@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"tidelock.dev"
@@ -48,10 +49,15 @@ func (n NewToken) check(kind tidelock.TokenKind, now time.Time) error {
 			return tidelock.FieldErrorf(tidelock.Invalid, "scopes", "can only contain available scopes: %q is not one for a %s token", s, kind)
 		}
 	}
-	if !n.ExpiresAt.IsZero() && !n.ExpiresAt.After(now) {
+	return checkExpiry(kind, n.ExpiresAt, now)
+}
+
+// checkExpiry refuses an end that is past or too far away; zero is none.
+func checkExpiry(kind tidelock.TokenKind, expires, now time.Time) error {
+	if !expires.IsZero() && !expires.After(now) {
 		return tidelock.FieldErrorf(tidelock.Invalid, "expires_at", "must be in the future")
 	}
-	if kind != tidelock.DeployToken && n.ExpiresAt.After(now.Add(longestTokenLife)) {
+	if kind != tidelock.DeployToken && expires.After(now.Add(longestTokenLife)) {
 		return tidelock.FieldErrorf(tidelock.Invalid, "expires_at", "must be before %s", now.Add(longestTokenLife).Format(time.DateOnly))
 	}
 	return nil
@@ -191,17 +197,29 @@ func (f *Forge) CreateDeployToken(ctx context.Context, p Principal, t Target, n 
 func (f *Forge) issue(ctx context.Context, token tidelock.Token, by Principal, prefix string, bot *tidelock.User) (tidelock.Token, tidelock.Secret, error) {
 	token.Creator, _ = by.ids()
 	secret := newSecret(prefix, 32)
-	token, err := f.store.CreateToken(ctx, token, hashOf(secret), bot)
+	on, err := f.holderOf(ctx, token)
 	if err != nil {
-		return tidelock.Token{}, tidelock.Secret{}, fmt.Errorf("store a %s token: %w", token.Kind, err)
+		return tidelock.Token{}, tidelock.Secret{}, err
 	}
+	var made tidelock.Token
+	err = f.audited(ctx, by, func(ctx context.Context) (change, error) {
+		var err error
+		if made, err = f.store.CreateToken(ctx, token, hashOf(secret), bot); err != nil {
+			return change{}, fmt.Errorf("store a %s token: %w", token.Kind, err)
+		}
+		return change{act: "token created", on: on, subject: tokenSubject(made), detail: tokenDetail(made)}, nil
+	})
+	if err != nil {
+		return tidelock.Token{}, tidelock.Secret{}, err
+	}
+	token = made
 	f.log.InfoContext(ctx, "token created", "token", token.ID, "kind", token.Kind, "by", token.Creator)
 	return token, secret, nil
 }
 
 // PersonalTokens lists a user's personal tokens: their own, or anybody's for
 // an administrator (user 0: of everybody).
-func (f *Forge) PersonalTokens(ctx context.Context, p Principal, user tidelock.UserID, active *bool, page tidelock.Page) ([]tidelock.Token, int, error) {
+func (f *Forge) PersonalTokens(ctx context.Context, p Principal, user tidelock.UserID, filter tidelock.TokenFilter, page tidelock.Page) ([]tidelock.Token, int, error) {
 	action := Oversee
 	if p.User != nil && p.User.ID == user {
 		action = ReadOwnTokens
@@ -209,15 +227,17 @@ func (f *Forge) PersonalTokens(ctx context.Context, p Principal, user tidelock.U
 	if err := f.Allow(ctx, p, action, OnForge); err != nil {
 		return nil, 0, err
 	}
-	return f.store.Tokens(ctx, tidelock.TokenFilter{Kind: tidelock.PersonalToken, User: user, Active: active, Now: f.now()}, page)
+	filter.Kind, filter.User, filter.Holder, filter.Now = tidelock.PersonalToken, user, tidelock.Holder{}, f.now()
+	return f.store.Tokens(ctx, filter, page)
 }
 
 // TokensOf lists the access or deploy tokens of a project or group.
-func (f *Forge) TokensOf(ctx context.Context, p Principal, t Target, kind tidelock.TokenKind, active *bool, page tidelock.Page) ([]tidelock.Token, int, error) {
+func (f *Forge) TokensOf(ctx context.Context, p Principal, t Target, kind tidelock.TokenKind, filter tidelock.TokenFilter, page tidelock.Page) ([]tidelock.Token, int, error) {
 	if err := f.Allow(ctx, p, t.pick(ReadTokens, ReadGroupTokens), t); err != nil {
 		return nil, 0, err
 	}
-	return f.store.Tokens(ctx, tidelock.TokenFilter{Kind: kind, Holder: t.holder(), Active: active, Now: f.now()}, page)
+	filter.Kind, filter.User, filter.Holder, filter.Now = kind, 0, t.holder(), f.now()
+	return f.store.Tokens(ctx, filter, page)
 }
 
 // DeployTokens lists all deploy tokens, for an administrator.
@@ -280,6 +300,9 @@ func (f *Forge) RevokeSelf(ctx context.Context, p Principal) error {
 	if p.Token == nil {
 		return tidelock.Errorf(tidelock.Unauthenticated, "401 Unauthorized")
 	}
+	if p.User == nil {
+		return &ScopeError{Action: RevokeOwnToken}
+	}
 	return f.revoke(ctx, p, *p.Token)
 }
 
@@ -304,7 +327,14 @@ func (f *Forge) revoke(ctx context.Context, p Principal, token tidelock.Token) e
 	if token.Revoked {
 		return errNoToken()
 	}
-	if err := f.store.RevokeToken(ctx, token.ID); err != nil {
+	on, err := f.holderOf(ctx, token)
+	if err != nil {
+		return err
+	}
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		return change{act: "token revoked", on: on, subject: tokenSubject(token)}, f.store.RevokeToken(ctx, token.ID)
+	})
+	if err != nil {
 		return err
 	}
 	by, _ := p.ids()
@@ -313,3 +343,50 @@ func (f *Forge) revoke(ctx context.Context, p Principal, token tidelock.Token) e
 }
 
 func errNoToken() error { return tidelock.Errorf(tidelock.NotFound, "Token Not Found") }
+
+// holderOf is what the audit log says a token was for: its project or group,
+// and the forge for personal ones.
+func (f *Forge) holderOf(ctx context.Context, t tidelock.Token) (Target, error) {
+	switch {
+	case t.Project != 0:
+		project, err := f.store.Project(ctx, t.Project)
+		if err != nil {
+			return Target{}, fmt.Errorf("read the project of a token: %w", err)
+		}
+		return OnProject(project), nil
+	case t.Namespace != 0:
+		group, err := f.store.Namespace(ctx, t.Namespace)
+		if err != nil {
+			return Target{}, fmt.Errorf("read the group of a token: %w", err)
+		}
+		return OnGroup(group), nil
+	}
+	return OnForge, nil
+}
+
+func tokenSubject(t tidelock.Token) string {
+	return fmt.Sprintf("%s token %d %q", t.Kind, t.ID, t.Name)
+}
+
+func tokenDetail(t tidelock.Token) string {
+	words := make([]string, len(t.Scopes))
+	for i, s := range t.Scopes {
+		words[i] = string(s)
+	}
+	detail := "scopes " + strings.Join(words, " ")
+	if t.Level != tidelock.NoAccess {
+		detail += ", role " + t.Level.String()
+	}
+	if t.Kind == tidelock.PersonalToken {
+		detail += fmt.Sprintf(", for user %d", t.User)
+	}
+	return detail + ", expires " + expiry(t.ExpiresAt)
+}
+
+// expiry is a day, or "never".
+func expiry(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format(time.DateOnly)
+}

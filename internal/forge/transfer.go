@@ -32,10 +32,18 @@ func (f *Forge) TransferProject(ctx context.Context, p Principal, idOrPath, name
 	if to.ID == project.Namespace {
 		return tidelock.Project{}, tidelock.Errorf(tidelock.Invalid, "Project is already in this namespace.")
 	}
-	project, err = f.store.MoveProject(ctx, project.ID, to.ID)
+	var moved tidelock.Project
+	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		moved, err = f.store.MoveProject(ctx, project.ID, to.ID)
+		return change{
+			act: "project transferred", on: OnProject(moved), subject: projectSubject(moved),
+			detail: differences("path", project.FullPath, moved.FullPath),
+		}, err
+	})
 	if err != nil {
 		return tidelock.Project{}, err
 	}
-	publish(f, tidelock.AccessChanged{Project: project.ID})
-	return project, nil
+	publish(f, tidelock.AccessChanged{Project: moved.ID})
+	return moved, nil
 }

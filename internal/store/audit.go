@@ -26,6 +26,12 @@ func scanAuditEvent(row scanner) (e tidelock.AuditEvent, err error) {
 	return e, err
 }
 
+const selectAuditEvent = `SELECT ` + auditColumns + ` FROM audit_events a WHERE a.id = ?`
+
+func (db *DB) AuditEvent(ctx context.Context, id tidelock.AuditID) (tidelock.AuditEvent, error) {
+	return one(ctx, db.point(ctx), "audit event", scanAuditEvent, selectAuditEvent, id)
+}
+
 func (db *DB) AuditEvents(ctx context.Context, f tidelock.AuditFilter, p tidelock.Page) ([]tidelock.AuditEvent, int, error) {
 	l := list{columns: auditColumns, from: `audit_events a`, order: `a.id DESC`}
 	if f.Holder.Project != 0 {
@@ -37,11 +43,9 @@ func (db *DB) AuditEvents(ctx context.Context, f tidelock.AuditFilter, p tideloc
 	if f.User != 0 {
 		l.filter(`a.user_id = ?`, f.User)
 	}
-	if !f.Since.IsZero() {
-		l.filter(`a.at >= ?`, f.Since)
-	}
-	if !f.Before.IsZero() {
-		l.filter(`a.at < ?`, f.Before)
+	l.span(f.Span, `a.at`)
+	if f.IDBefore != 0 {
+		l.filter(`a.id < ?`, f.IDBefore)
 	}
 	return pageOf(ctx, db, "audit events", l, p, scanAuditEvent)
 }

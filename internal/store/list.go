@@ -39,6 +39,16 @@ func (l *list) search(text string, columns ...string) {
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
+// span keeps rows whose time is within a span; a time of 0 is within none.
+func (l *list) span(within tidelock.Span, column string) {
+	if !within.Since.IsZero() {
+		l.filter(column+` >= ?`, within.Since)
+	}
+	if !within.Before.IsZero() {
+		l.filter(column+` <> 0 AND `+column+` < ?`, within.Before)
+	}
+}
+
 // page reads one page of a list, and counts all of it.
 func page[T any](ctx context.Context, s session, nouns string, l list, p tidelock.Page, scan func(scanner) (T, error)) ([]T, int, error) {
 	s = s.rarely()

@@ -63,22 +63,61 @@ const selectAccessLevel = `
 		SELECT id FROM namespaces WHERE id = ?
 		UNION
 		SELECT n.parent_id FROM namespaces n JOIN above ON n.id = above.id WHERE n.parent_id IS NOT NULL
+	), invited (id, level) AS (
+		SELECT namespace_id, level FROM shares WHERE project_id = ? AND (expires_at = 0 OR expires_at > ?)
+		UNION
+		SELECT n.parent_id, invited.level FROM namespaces n JOIN invited ON n.id = invited.id WHERE n.parent_id IS NOT NULL
 	)
 	SELECT COALESCE(MAX(level), 0) FROM (
 		SELECT level FROM members
 		WHERE user_id = ? AND (project_id = ? OR namespace_id IN (SELECT id FROM above)) AND (expires_at = 0 OR expires_at > ?)
 		UNION ALL
 		SELECT 50 FROM namespaces WHERE owner_id = ? AND id IN (SELECT id FROM above)
+		UNION ALL
+		SELECT CASE WHEN m.level < invited.level THEN m.level ELSE invited.level END
+		FROM invited JOIN members m ON m.namespace_id = invited.id
+		WHERE m.user_id = ? AND (m.expires_at = 0 OR m.expires_at > ?)
 	) AS levels`
 
 // AccessLevel is the highest level a user has in a holder at a time.
 func (db *DB) AccessLevel(ctx context.Context, user tidelock.UserID, h tidelock.Holder, at time.Time) (tidelock.AccessLevel, error) {
 	var level tidelock.AccessLevel
-	err := db.point(ctx).row(ctx, selectAccessLevel, h.Project, h.Namespace, user, h.Project, at, user).Scan(&level)
+	err := db.point(ctx).row(ctx, selectAccessLevel, h.Project, h.Namespace, h.Project, at, user, h.Project, at, user, user, at).Scan(&level)
 	if err != nil {
 		return tidelock.NoAccess, fmt.Errorf("read access level: %w", err)
 	}
 	return level, nil
+}
+
+const (
+	lockNamespace = `SELECT id FROM namespaces WHERE id = ?`
+	countOwners   = `
+		WITH RECURSIVE above (id) AS (
+			SELECT id FROM namespaces WHERE id = ?
+			UNION
+			SELECT n.parent_id FROM namespaces n JOIN above ON n.id = above.id WHERE n.parent_id IS NOT NULL
+		)
+		SELECT COUNT(*)
+		FROM members m JOIN users u ON u.id = m.user_id
+		WHERE m.namespace_id IN (SELECT id FROM above) AND m.level >= 50 AND (m.expires_at = 0 OR m.expires_at > ?)
+			AND NOT u.bot AND NOT u.blocked`
+)
+
+// HasOwner reports whether a group has an owner who can act, by itself or by a
+// group above it.
+func (db *DB) HasOwner(ctx context.Context, id tidelock.NamespaceID, at time.Time) (bool, error) {
+	var n int
+	err := db.write(ctx, func(s session) error { // of two that end each other's ownership, the later waits
+		var locked tidelock.NamespaceID
+		if err := s.row(ctx, lockNamespace+s.lockRow, id).Scan(&locked); err != nil {
+			return readError("namespace", err)
+		}
+		if err := s.row(ctx, countOwners, id, at).Scan(&n); err != nil {
+			return fmt.Errorf("count the owners of a group: %w", err)
+		}
+		return nil
+	})
+	return n > 0, err
 }
 
 // A membership asks for what a user has at least a level in, by itself or by
@@ -96,7 +135,7 @@ func memberAt(user tidelock.UserID, level tidelock.AccessLevel) membership {
 // condition asks whether the row of two columns, a project and the namespace
 // it is in, is within the membership; an empty project asks for namespaces.
 func (m membership) condition(project, namespace string) (string, []any) {
-	text := namespace + ` IN (
+	const mine = `
 		WITH RECURSIVE mine (id) AS (
 			SELECT namespace_id FROM members
 			WHERE user_id = ? AND namespace_id IS NOT NULL AND level >= ? AND (expires_at = 0 OR expires_at > ?)
@@ -104,14 +143,19 @@ func (m membership) condition(project, namespace string) (string, []any) {
 			SELECT id FROM namespaces WHERE owner_id = ? AND ? <= 50
 			UNION
 			SELECT child.id FROM namespaces child JOIN mine ON child.parent_id = mine.id
-		)
+		)`
+	text := namespace + ` IN (` + mine + `
 		SELECT id FROM mine)`
 	args := []any{m.user, m.level, m.at, m.user, m.level}
 	if project != "" {
 		text += ` OR ` + project + ` IN (
 			SELECT project_id FROM members
-			WHERE user_id = ? AND project_id IS NOT NULL AND level >= ? AND (expires_at = 0 OR expires_at > ?))`
+			WHERE user_id = ? AND project_id IS NOT NULL AND level >= ? AND (expires_at = 0 OR expires_at > ?))
+			OR ` + project + ` IN (` + mine + `
+			SELECT shares.project_id FROM shares JOIN mine ON mine.id = shares.namespace_id
+			WHERE shares.level >= ? AND (shares.expires_at = 0 OR shares.expires_at > ?))`
 		args = append(args, m.user, m.level, m.at)
+		args = append(args, m.user, m.level, m.at, m.user, m.level, m.level, m.at)
 	}
 	return text, args
 }

@@ -104,11 +104,22 @@ func (db *DB) Projects(ctx context.Context, f tidelock.ProjectFilter, p tidelock
 		order += `, p.id`
 	}
 	l := list{columns: projectColumns, from: `projects p`, order: order}
-	if f.Namespace != 0 {
+	const sharedWith = `p.id IN (SELECT project_id FROM shares WHERE (expires_at = 0 OR expires_at > ?) AND namespace_id `
+	now := time.Now()
+	switch {
+	case f.Namespace != 0 && f.WithShared:
+		l.filter(`(p.namespace_id = ? OR `+sharedWith+`= ?))`, f.Namespace, now, f.Namespace)
+	case f.Namespace != 0:
 		l.filter(`p.namespace_id = ?`, f.Namespace)
 	}
-	if f.Below != 0 {
+	switch {
+	case f.Below != 0 && f.WithShared:
+		l.filter(`(p.namespace_id IN (`+below+`) OR `+sharedWith+`IN (`+below+`)))`, f.Below, now, f.Below)
+	case f.Below != 0:
 		l.filter(`p.namespace_id IN (`+below+`)`, f.Below)
+	}
+	if f.SharedWith != 0 {
+		l.filter(sharedWith+`= ?)`, now, f.SharedWith)
 	}
 	l.search(f.Search, `p.path_key`, `p.name_key`)
 	if f.Visibility != nil {

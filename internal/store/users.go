@@ -88,3 +88,27 @@ func (db *DB) Users(ctx context.Context, f tidelock.UserFilter, p tidelock.Page)
 	l.search(f.Search, `u.username_key`, `u.name_key`)
 	return pageOf(ctx, db, "users", l, p, scanUser)
 }
+
+const (
+	lockUser   = `SELECT id FROM users WHERE id = ?`
+	updateUser = `UPDATE users SET name = ?, name_key = ?, email = ?, admin = ?, blocked = ? WHERE id = ?`
+)
+
+// ChangeUser writes what a function makes of a user.
+func (db *DB) ChangeUser(ctx context.Context, id tidelock.UserID, edit func(*tidelock.User) error) (tidelock.User, error) {
+	var u tidelock.User
+	err := db.write(ctx, func(s session) error {
+		err := s.row(ctx, lockUser+s.lockRow, id).Scan(&id)
+		if err != nil {
+			return readError("user", err)
+		}
+		if u, err = one(ctx, s, "user", scanUser, selectUser, id); err != nil {
+			return err
+		}
+		if err := edit(&u); err != nil {
+			return err
+		}
+		return s.change(ctx, "user", updateUser, u.Name, fold(u.Name), u.Email, u.Admin, u.Blocked, id)
+	})
+	return whole(u, err)
+}
