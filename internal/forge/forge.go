@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 	"sync"
 	"time"
 
@@ -35,6 +36,10 @@ type Config struct {
 	// heads although nothing called for it.
 	CompareEvery time.Duration // default 10m
 
+	// CheckHookURL says, as an error of kind Invalid, why the operator does not
+	// want the URL of a hook to be called.
+	CheckHookURL func(*url.URL) error // default: any may be
+
 	// Now is the clock.
 	Now func() time.Time // default time.Now
 
@@ -49,6 +54,7 @@ type Forge struct {
 	log   *slog.Logger
 	now   func() time.Time
 
+	checkHookURL func(*url.URL) error
 	tracer       trace.Tracer
 	compareEvery time.Duration
 	recording    projectLocks
@@ -71,12 +77,16 @@ func New(c Config) (*Forge, error) {
 	if c.CompareEvery <= 0 {
 		c.CompareEvery = 10 * time.Minute
 	}
+	if c.CheckHookURL == nil {
+		c.CheckHookURL = func(*url.URL) error { return nil }
+	}
 	if c.Tracer == nil {
 		c.Tracer = noop.NewTracerProvider()
 	}
 	return &Forge{
 		store: c.Store, repos: c.Repos, bus: c.Bus, now: c.Now,
 		log:          c.Log.With("component", "forge"),
+		checkHookURL: c.CheckHookURL,
 		tracer:       c.Tracer.Tracer("tidelock.dev/internal/forge"),
 		compareEvery: c.CompareEvery,
 		marks:        make(chan tidelock.PushID, 4096),

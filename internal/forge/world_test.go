@@ -13,6 +13,7 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
 )
 
@@ -38,7 +39,11 @@ func newWorldWith(t *testing.T, wrap func(forge.Store) forge.Store) *world {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir := t.TempDir()
-	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Log: log})
+	box, err := seal.New(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Seal: box, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/store/storetest"
 )
@@ -24,7 +25,11 @@ func TestPostgres(t *testing.T) {
 
 func open(t testing.TB, url string) *store.DB {
 	t.Helper()
-	db, err := store.Open(t.Context(), store.Config{URL: url, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	box, err := seal.New(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), store.Config{URL: url, Seal: box, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
