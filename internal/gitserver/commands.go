@@ -103,7 +103,7 @@ func readPush(in *bufio.Reader) (*pushRequest, error) {
 		if err := p.choose(string(capabilities)); err != nil {
 			return nil, err
 		}
-		command, err := parseCommand(line)
+		command, err := parseRefCommand(line)
 		if err != nil {
 			return nil, err
 		}
@@ -138,9 +138,9 @@ func (p *pushRequest) choose(capabilities string) error {
 	return nil
 }
 
-// parseCommand reads "<old> <new> <ref>". Whether the ref is a good one is
+// parseRefCommand reads "<old> <new> <ref>". Whether the ref is a good one is
 // for the forge to say, to the user; here it must only be printable.
-func parseCommand(line []byte) (forge.RefCommand, error) {
+func parseRefCommand(line []byte) (forge.RefCommand, error) {
 	const name = len(zeroObject)
 	if len(line) < 2*name+3 || line[name] != ' ' || line[2*name+1] != ' ' ||
 		!isObjectName(line[:name]) || !isObjectName(line[name+1:2*name+1]) {

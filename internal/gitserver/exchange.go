@@ -61,6 +61,14 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (x *exchange) answered() bool { return x.started }
+
+func (x *exchange) moved() (in, out int64) { return x.read, x.written }
+
+// ended is nil: a request has an end, and a client that is not heard out does
+// not read why.
+func (x *exchange) ended() func() { return nil }
+
 func (x *exchange) deadline() time.Time {
 	if idle := time.Now().Add(x.idle); idle.Before(x.end) {
 		return idle
@@ -101,7 +109,7 @@ func (x *exchange) request(r *http.Request, limit int64) (io.Reader, error) {
 	default:
 		return nil, tidelock.Errorf(tidelock.Invalid, "content encoding %.40q is not supported", r.Header.Get("Content-Encoding"))
 	}
-	return &boundedReader{in: body, left: limit, limit: limit}, nil
+	return bounded(body, limit), nil
 }
 
 func errTooLarge(limit int64) error {

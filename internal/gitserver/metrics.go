@@ -55,3 +55,38 @@ func (m *metrics) push(r result, bytes int64, took time.Duration) {
 	m.received.Add(float64(bytes))
 	m.duration.Observe(took.Seconds())
 }
+
+// sshMetrics is what SSH has besides.
+type sshMetrics struct {
+	handshakes *prometheus.CounterVec // by result
+	turnedAway *prometheus.CounterVec // by reason
+	refused    *prometheus.CounterVec // by kind of error
+}
+
+func newSSHMetrics(registerer prometheus.Registerer, d *door) *sshMetrics {
+	m := &sshMetrics{
+		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidelock_ssh_handshakes_total", Help: "SSH handshakes by how they ended: proven, failed or revoked.",
+		}, []string{"result"}),
+		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidelock_ssh_turned_away_total", Help: "SSH connections closed because of a limit, by limit.",
+		}, []string{"limit"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidelock_ssh_refused_total", Help: "Commands refused over SSH, by kind of error.",
+		}, []string{"kind"}),
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.handshakes, m.turnedAway, m.refused,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "tidelock_ssh_connections", Help: "SSH connections.",
+			}, func() float64 { inside, _ := d.count(); return float64(inside) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "tidelock_ssh_unproven_connections", Help: "SSH connections whose client has not proven who it is yet.",
+			}, func() float64 { _, unproven := d.count(); return float64(unproven) }))
+	}
+	return m
+}
+
+func (m *sshMetrics) handshake(result string) { m.handshakes.WithLabelValues(result).Inc() }
+
+func (m *sshMetrics) refuse(limit string) { m.turnedAway.WithLabelValues(limit).Inc() }

@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
-	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -20,28 +20,48 @@ import (
 // recordTimeout bounds the recording of a push that is on the disk.
 const recordTimeout = 30 * time.Second
 
-// receive takes a push in: its commands are decided here, then git does it,
-// then the forge records it, and only then the client hears git's verdict.
-func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge.Principal, project tidelock.Project) error {
+// A client is the far end of one fetch or push, over HTTP or SSH. Writing to
+// it is the answer.
+type client interface {
+	io.Writer
+
+	// answered reports whether a part of the answer is sent; before, an error
+	// can be told instead.
+	answered() bool
+
+	// moved is how many bytes came from the client, and went to it.
+	moved() (in, out int64)
+
+	// ended ends what the client sends, when git has ended; nil if its end is
+	// to be waited for.
+	ended() func()
+
+	// finish completes the answer, which may be empty, and hears the client
+	// out.
+	finish()
+}
+
+// maxPush bounds what a client sends in one push.
+func (s *Server) maxPush() int64 { return s.repos.MaxInputSize() + maxOverrun }
+
+// receive takes a push in, from a client that knows where the refs are: its
+// commands are decided here, then git does it, then the forge records it, and
+// only then the client hears git's verdict.
+func (s *Server) receive(ctx context.Context, to client, body io.Reader, principal forge.Principal, project tidelock.Project) error {
 	started := time.Now()
-	x := s.exchange(w, r, receivePack.resultType())
-	body, err := x.request(r, s.repos.MaxInputSize()+maxOverrun)
-	if err != nil {
-		return err
-	}
 	in := bufio.NewReaderSize(body, 64<<10)
 	push, err := readPush(in)
 	if err != nil {
 		return err
 	}
 	if len(push.commands) == 0 {
-		x.finish() // the client only wanted to know whether it may
+		to.finish() // the client only wanted to know whether it may
 		return nil
 	}
 	// The pack may have arrived together with the commands. From here on the
 	// push outlives its client: once the pack is complete it is taken in and
 	// recorded, whether or not somebody waits for the answer.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.longest)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.longest)
 	defer cancel()
 	ctx, span := s.tracer.Start(ctx, "git push", trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.Int64("tidelock.project", int64(project.ID)),
@@ -55,32 +75,33 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, principal forge
 	}
 	result := refused
 	if len(decision.Refused) == 0 {
-		result, err = s.take(ctx, x, in, push, principal, project, decision)
+		result, err = s.take(ctx, to, in, push, principal, project, decision)
 	} else {
-		err = s.refuse(ctx, x, push, project, decision)
+		err = s.refuse(ctx, to, push, project, decision)
 	}
 	span.SetAttributes(attribute.String("tidelock.result", string(result)))
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}
-	s.metrics.push(result, x.read, time.Since(started))
+	read, _ := to.moved()
+	s.metrics.push(result, read, time.Since(started))
 	if err != nil {
 		return err
 	}
-	x.finish()
+	to.finish()
 	return nil
 }
 
 // refuse tells the client which refs may not move. None does: a push is what
 // its author meant only as a whole.
-func (s *Server) refuse(ctx context.Context, x *exchange, push *pushRequest, project tidelock.Project, decision forge.PushDecision) error {
+func (s *Server) refuse(ctx context.Context, to client, push *pushRequest, project tidelock.Project, decision forge.PushDecision) error {
 	s.log.InfoContext(ctx, "push refused", "project", project.ID, "refs", len(push.commands), "refused", len(decision.Refused))
 	if !push.wantsReport() {
 		for ref, reason := range decision.Refused {
 			return tidelock.Errorf(tidelock.Denied, "%s: %s", ref, reason)
 		}
 	}
-	answer := &report{out: x, sideBand: push.sideBand()}
+	answer := &report{out: to, sideBand: push.sideBand()}
 	if err := answer.refuse(push, decision.Refused); err != nil {
 		s.lost(ctx, project, err)
 	}
@@ -89,24 +110,23 @@ func (s *Server) refuse(ctx context.Context, x *exchange, push *pushRequest, pro
 
 // take lets git take the push in, has the forge record what git did, and only
 // then gives the client git's verdict.
-func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *pushRequest, principal forge.Principal,
+func (s *Server) take(ctx context.Context, to client, in io.Reader, push *pushRequest, principal forge.Principal,
 	project tidelock.Project, decision forge.PushDecision) (result, error) {
 	request := io.Reader(bytes.NewReader(push.encode()))
 	if push.sendsPack() {
 		request = io.MultiReader(request, in)
 	}
-	client := &patient{out: x}
-	answer := &report{out: client, sideBand: push.sideBand()}
+	patient := &patient{out: to}
+	answer := &report{out: patient, sideBand: push.sideBand()}
 	repo := s.repos.Repo(project.ID)
 	gitErr := repo.ReceivePack(ctx, gitrepo.ReceiveRequest{
 		In:                 request,
 		Out:                answer,
+		Ended:              to.ended(),
 		Refs:               push.refs(),
 		DenyNonFastForward: decision.DenyNonFastForward,
 	})
-	if gitErr != nil && !x.started && !ran(gitErr) {
-		// It may have run all the same, and moved a ref.
-		s.forge.MarkDirty(project.ID)
+	if errors.Is(gitErr, gitrepo.ErrNotStarted) {
 		return failed, gitErr
 	}
 	if gitErr != nil {
@@ -130,24 +150,22 @@ func (s *Server) take(ctx context.Context, x *exchange, in io.Reader, push *push
 	case recorded.ID == 0:
 		result = unchanged
 	default:
-		s.log.InfoContext(ctx, "push received", "project", project.ID, "push", recorded.ID, "refs", len(recorded.Updates), "bytes", x.read)
+		read, _ := to.moved()
+		s.log.InfoContext(ctx, "push received", "project", project.ID, "push", recorded.ID, "refs", len(recorded.Updates), "bytes", read)
+	}
+	if gitErr != nil && result == unchanged && tidelock.KindOf(gitErr) != tidelock.Internal && !answer.begun() && !to.answered() {
+		<-synced
+		return failed, gitErr // the client's own doing, and it has not been told
 	}
 	if err := <-synced; err != nil {
 		s.log.ErrorContext(ctx, "push not synced: it may not survive a loss of power", "project", project.ID, "error", err)
 		_ = answer.say("warning: the server's disk is in trouble; keep your copy of what you pushed")
 	}
 	_ = answer.finish()
-	if client.err != nil {
-		s.lost(ctx, project, client.err)
+	if patient.err != nil {
+		s.lost(ctx, project, patient.err)
 	}
 	return result, nil
-}
-
-// ran reports whether git was started for sure: a client that was cut off is
-// Unavailable, like a server too busy to start it.
-func ran(err error) bool {
-	kind := tidelock.KindOf(err)
-	return kind != tidelock.Unavailable && kind != tidelock.NotFound
 }
 
 // lost notes a client that left before it had its answer.

@@ -63,6 +63,9 @@ func (r *report) hold(p []byte) error {
 	return nil
 }
 
+// begun reports whether there is something of a verdict.
+func (r *report) begun() bool { return len(r.held) > 0 }
+
 // say shows the user a line, if the client can.
 func (r *report) say(line string) error {
 	if !r.sideBand {

@@ -56,6 +56,8 @@ type Server struct {
 	longest time.Duration
 	metrics *metrics
 	tracer  trace.Tracer
+
+	registerer prometheus.Registerer
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -76,6 +78,8 @@ func New(c Config) *Server {
 		longest: c.Longest,
 		metrics: newMetrics(c.Metrics),
 		tracer:  c.Tracer.Tracer("tidelock.dev/internal/gitserver"),
+
+		registerer: c.Metrics,
 	}
 	if s.idle <= 0 {
 		s.idle = time.Minute
@@ -119,8 +123,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	case route.service == uploadPack:
 		return s.upload(w, r, project)
 	default:
-		return s.receive(w, r, principal, project)
+		return s.receiveHTTP(w, r, principal, project)
 	}
+}
+
+func (s *Server) receiveHTTP(w http.ResponseWriter, r *http.Request, principal forge.Principal, project tidelock.Project) error {
+	x := s.exchange(w, r, receivePack.resultType())
+	body, err := x.request(r, s.maxPush())
+	if err != nil {
+		return err
+	}
+	return s.receive(r.Context(), x, body, principal, project)
 }
 
 // hideFrom makes what does not exist, or may not be seen, look to an

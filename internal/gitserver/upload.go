@@ -22,7 +22,7 @@ func (s *Server) advertiseUpload(w http.ResponseWriter, r *http.Request, project
 	if protocol == "version=2" {
 		preface = nil // git's own server leaves it out
 	}
-	return s.fetch(r, x, project, gitrepo.PackRequest{Advertise: true, Protocol: protocol, Out: &prefixed{x, preface}})
+	return s.fetch(r.Context(), x, project, gitrepo.PackRequest{Advertise: true, Protocol: protocol, Out: &prefixed{x, preface}})
 }
 
 // upload serves one round of a fetch.
@@ -32,15 +32,17 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, project tidelock
 	if err != nil {
 		return err
 	}
-	return s.fetch(r, x, project, gitrepo.PackRequest{Protocol: r.Header.Get("Git-Protocol"), In: body, Out: x})
+	return s.fetch(r.Context(), x, project, gitrepo.PackRequest{Protocol: r.Header.Get("Git-Protocol"), In: body, Out: x})
 }
 
-func (s *Server) fetch(r *http.Request, x *exchange, project tidelock.Project, req gitrepo.PackRequest) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.longest)
+// fetch lets git serve a fetch, or a part of one.
+func (s *Server) fetch(ctx context.Context, to client, project tidelock.Project, req gitrepo.PackRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, s.longest)
 	defer cancel()
 	err := s.repos.Repo(project.ID).UploadPack(ctx, req)
-	s.metrics.sent.Add(float64(x.written))
-	if err != nil && !x.started {
+	_, sent := to.moved()
+	s.metrics.sent.Add(float64(sent))
+	if err != nil && !to.answered() {
 		return err
 	}
 	if err != nil {
@@ -48,7 +50,7 @@ func (s *Server) fetch(r *http.Request, x *exchange, project tidelock.Project, r
 		// or asked for what is not there, is no trouble of ours.
 		s.log.DebugContext(ctx, "fetch ended early", "project", project.ID, "error", err)
 	}
-	x.finish()
+	to.finish()
 	return nil
 }
 
@@ -76,13 +78,28 @@ var receiveCapabilities = strings.Join(passedOn, " ") + " object-format=sha1 age
 // advertiseReceive tells a client that pushes where the refs are. It is
 // written here, not by git, because it is half of the processes of a push.
 func (s *Server) advertiseReceive(w http.ResponseWriter, r *http.Request, project tidelock.Project) error {
-	tips, err := s.repos.Repo(project.ID).Tips(r.Context())
+	refs, err := s.receiveRefs(r.Context(), project, r.Header.Get("Git-Protocol"))
 	if err != nil {
 		return err
 	}
 	b := appendPacket(nil, "# service=", string(receivePack), "\n")
-	b = append(b, flushPacket...)
-	if r.Header.Get("Git-Protocol") == "version=1" {
+	b = append(append(b, flushPacket...), refs...)
+	x := s.exchange(w, r, receivePack.advertisementType())
+	if _, err := x.Write(b); err != nil {
+		s.log.DebugContext(r.Context(), "client left", "project", project.ID, "error", err)
+	}
+	x.finish()
+	return nil
+}
+
+// receiveRefs is what git-receive-pack says first.
+func (s *Server) receiveRefs(ctx context.Context, project tidelock.Project, protocol string) ([]byte, error) {
+	tips, err := s.repos.Repo(project.ID).Tips(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var b []byte
+	if protocol == "version=1" {
 		b = appendPacket(b, "version 1\n")
 	}
 	capabilities := "\x00" + receiveCapabilities
@@ -93,11 +110,5 @@ func (s *Server) advertiseReceive(w http.ResponseWriter, r *http.Request, projec
 		b = appendPacket(b, string(tip.Object), " ", string(tip.Name), capabilities, "\n")
 		capabilities = ""
 	}
-	b = append(b, flushPacket...)
-	x := s.exchange(w, r, receivePack.advertisementType())
-	if _, err := x.Write(b); err != nil {
-		s.log.DebugContext(r.Context(), "client left", "project", project.ID, "error", err)
-	}
-	x.finish()
-	return nil
+	return append(b, flushPacket...), nil
 }
