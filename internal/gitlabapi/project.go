@@ -52,7 +52,7 @@ type projectShape struct {
 	Mirror          bool            `json:"mirror"`
 	RegistryPrefix  string          `json:"container_registry_image_prefix"`
 	Links           projectLinks    `json:"_links"`
-	SharedWith      []struct{}      `json:"shared_with_groups"`
+	SharedWith      []sharedShape   `json:"shared_with_groups"`
 	ForkedFrom      *struct{}       `json:"forked_from_project"`
 	DeletedAt       *string         `json:"marked_for_deletion_at"`
 	DeletedOn       *string         `json:"marked_for_deletion_on"`
@@ -124,7 +124,7 @@ func (a *API) projectBasic(p tidelock.Project, n tidelock.Namespace) projectBasi
 	}
 }
 
-func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace) (projectShape, error) {
+func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace, shared []forge.SharedGroup) (projectShape, error) {
 	granted, err := a.permissions(r, p, n)
 	if err != nil {
 		return projectShape{}, err
@@ -144,7 +144,7 @@ func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace)
 			Members:       self.JoinPath("members").String(),
 			ClusterAgents: self.JoinPath("cluster_agents").String(),
 		},
-		SharedWith: []struct{}{}, MergeMethod: "merge", SquashOption: "default_off",
+		SharedWith: each(shared, newSharedShape), MergeMethod: "merge", SquashOption: "default_off",
 		RepositoryAccess: "enabled", MergeRequestsAccess: "enabled", ForkingAccess: "disabled",
 		IssuesAccess: "disabled", BuildsAccess: "disabled", WikiAccess: "disabled", SnippetsAccess: "disabled",
 		PagesAccess: "disabled", RegistryAccess: "disabled", EnvironmentsAccess: "disabled",
@@ -210,7 +210,11 @@ func (a *API) writeProject(w http.ResponseWriter, r *request, status int, p tide
 	if err != nil {
 		return err
 	}
-	shape, err := a.projectShape(r, p, namespace)
+	shared, err := a.forge.SharedGroups(r.ctx(), r.by, p.ID)
+	if err != nil {
+		return err
+	}
+	shape, err := a.projectShape(r, p, namespace, shared[p.ID])
 	if err != nil {
 		return err
 	}
@@ -239,10 +243,11 @@ func (a *API) listGroupProjects(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	shared := !r.has("with_shared") || r.flag("with_shared")
 	if r.flag("include_subgroups") {
-		return a.writeProjects(w, r, tidelock.ProjectFilter{Below: group.ID})
+		return a.writeProjects(w, r, tidelock.ProjectFilter{Below: group.ID, WithShared: shared})
 	}
-	return a.writeProjects(w, r, tidelock.ProjectFilter{Namespace: group.ID})
+	return a.writeProjects(w, r, tidelock.ProjectFilter{Namespace: group.ID, WithShared: shared})
 }
 
 // writeProjects answers with the part of a list that the common parameters
@@ -310,6 +315,14 @@ func (a *API) writeProjectsAfter(w http.ResponseWriter, r *request, filter tidel
 
 func (a *API) projectShapes(r *request, projects []tidelock.Project) ([]any, error) {
 	simple := r.flag("simple") || r.by.User == nil
+	var shared map[tidelock.ProjectID][]forge.SharedGroup
+	if !simple {
+		ids := each(projects, func(p tidelock.Project) tidelock.ProjectID { return p.ID })
+		var err error
+		if shared, err = a.forge.SharedGroups(r.ctx(), r.by, ids...); err != nil {
+			return nil, err
+		}
+	}
 	namespaces := map[tidelock.NamespaceID]tidelock.Namespace{}
 	shapes := make([]any, 0, len(projects))
 	for _, p := range projects {
@@ -325,7 +338,7 @@ func (a *API) projectShapes(r *request, projects []tidelock.Project) ([]any, err
 			shapes = append(shapes, a.projectBasic(p, n))
 			continue
 		}
-		shape, err := a.projectShape(r, p, n)
+		shape, err := a.projectShape(r, p, n, shared[p.ID])
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package gitlabapi
 
 import (
 	"net/http"
+	"strings"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -44,18 +45,40 @@ func (p *params) newToken() forge.NewToken {
 	return forge.NewToken{Name: p.text("name"), Scopes: p.scopes("scopes"), ExpiresAt: p.date("expires_at")}
 }
 
-// active reads which tokens are wanted: nil is all of them.
-func (p *params) active() *bool {
+// tokenFilter reads which access tokens are wanted, and in which order.
+func (p *params) tokenFilter() tidelock.TokenFilter {
+	f := tidelock.TokenFilter{
+		Revoked: given(p, "revoked", p.flag), Search: p.text("search"),
+		Created: p.span("created"), Used: p.span("last_used"), Expires: p.span("expires"),
+	}
 	switch p.word("state", "", "active", "inactive") {
 	case "active":
-		return new(true)
+		f.Active = new(true)
 	case "inactive":
-		return new(false)
+		f.Active = new(false)
 	}
-	if p.has("revoked") { // inactive is the nearest to "revoked" that a list knows
-		return new(!p.flag("revoked"))
+	order, direction, _ := cutLast(p.word("sort", "id_asc", "created_asc", "created_desc", "expires_asc", "expires_desc",
+		"last_used_asc", "last_used_desc", "name_asc", "name_desc"), "_")
+	f.OrderBy, f.Descending = tokenOrders[order], direction == "desc"
+	return f
+}
+
+var tokenOrders = map[string]string{
+	"id": "id", "created": "created_at", "expires": "expires_at", "last_used": "last_used_at", "name": "name",
+}
+
+// cutLast is strings.Cut around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
 	}
-	return nil
+	return s, "", false
+}
+
+// span reads a stretch of time of something, such as created_after and
+// created_before.
+func (p *params) span(name string) tidelock.Span {
+	return tidelock.Span{Since: p.when(name + "_after"), Before: p.when(name + "_before")}
 }
 
 func (a *API) listPersonalTokens(w http.ResponseWriter, r *request) error {
@@ -67,11 +90,11 @@ func (a *API) listPersonalTokens(w http.ResponseWriter, r *request) error {
 	if user == 0 && !caller.Admin {
 		user = caller.ID
 	}
-	active, page := r.active(), r.page()
+	filter, page := r.tokenFilter(), r.page()
 	if err := r.err(); err != nil {
 		return err
 	}
-	tokens, total, err := a.forge.PersonalTokens(r.ctx(), r.by, user, active, page)
+	tokens, total, err := a.forge.PersonalTokens(r.ctx(), r.by, user, filter, page)
 	if err != nil {
 		return err
 	}
@@ -80,6 +103,9 @@ func (a *API) listPersonalTokens(w http.ResponseWriter, r *request) error {
 
 // showOwnToken describes the very token that was used, whatever its scopes.
 func (a *API) showOwnToken(w http.ResponseWriter, r *request) error {
+	if _, err := r.user(); err != nil {
+		return err
+	}
 	if r.by.Token == nil {
 		return errUnauthorized
 	}
@@ -174,11 +200,11 @@ func (a *API) listAccessTokens(in place) handler {
 		if err != nil {
 			return err
 		}
-		active, page := r.active(), r.page()
+		filter, page := r.tokenFilter(), r.page()
 		if err := r.err(); err != nil {
 			return err
 		}
-		tokens, total, err := a.forge.TokensOf(r.ctx(), r.by, target, accessKind(target), active, page)
+		tokens, total, err := a.forge.TokensOf(r.ctx(), r.by, target, accessKind(target), filter, page)
 		if err != nil {
 			return err
 		}
@@ -285,7 +311,7 @@ func (a *API) listDeployTokens(in place) handler {
 		if err := r.err(); err != nil {
 			return err
 		}
-		tokens, total, err := a.forge.TokensOf(r.ctx(), r.by, target, tidelock.DeployToken, active, page)
+		tokens, total, err := a.forge.TokensOf(r.ctx(), r.by, target, tidelock.DeployToken, tidelock.TokenFilter{Active: active}, page)
 		if err != nil {
 			return err
 		}

@@ -91,3 +91,41 @@ func (a *API) userByName(r *request, name string) (tidelock.User, error) {
 	}
 	return users[0], nil
 }
+
+// editUser changes a user for an administrator.
+func (a *API) editUser(w http.ResponseWriter, r *request) error {
+	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
+		return err
+	}
+	n, err := id[tidelock.UserID](r, "user_id")
+	if err != nil {
+		return err
+	}
+	p := &r.params
+	edit := forge.UserEdit{Username: given(p, "username", p.text), Name: given(p, "name", p.text), Email: given(p, "email", p.text), Admin: given(p, "admin", p.flag)}
+	if err := r.err(); err != nil {
+		return err
+	}
+	user, err := a.forge.EditUser(r.ctx(), r.by, n, edit)
+	if err != nil {
+		return missing("User", err)
+	}
+	return ok(w, a.userSelf(user))
+}
+
+// setBlocked blocks or unblocks a user, and answers true as GitLab does.
+func (a *API) setBlocked(blocked bool) handler {
+	return func(w http.ResponseWriter, r *request) error {
+		if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
+			return err
+		}
+		n, err := id[tidelock.UserID](r, "user_id")
+		if err != nil {
+			return err
+		}
+		if _, err := a.forge.EditUser(r.ctx(), r.by, n, forge.UserEdit{Blocked: &blocked}); err != nil {
+			return missing("User", err)
+		}
+		return created(w, true)
+	}
+}

@@ -27,7 +27,7 @@ func (s *Server) firstStart(ctx context.Context) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("look for the administrator's token: %w", err)
 	}
-	tokens, _, err := s.forge.PersonalTokens(ctx, forge.Principal{User: &root}, root.ID, nil, tidelock.Page{})
+	tokens, _, err := s.forge.PersonalTokens(ctx, forge.Principal{User: &root}, root.ID, tidelock.TokenFilter{}, tidelock.Page{})
 	if err != nil {
 		return fmt.Errorf("list the administrator's tokens: %w", err)
 	}
