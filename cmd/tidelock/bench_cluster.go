@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -107,7 +104,7 @@ func (b *pushBench) setUp(ctx, running context.Context) error {
 	if b.dir, err = os.MkdirTemp("", "tidelock-bench-"); err != nil {
 		return err
 	}
-	if b.group, err = b.createGroup(ctx, b.name); err != nil {
+	if b.group, err = b.server.createGroup(ctx, b.name); err != nil {
 		return err
 	}
 	if err := b.apply(ctx, namespaces, object("v1", "Namespace", b.name, "", nil)); err != nil {
@@ -183,7 +180,7 @@ func (b *pushBench) close(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("delete namespace %s: %w", b.name, err))
 	}
 	if b.group != 0 {
-		errs = append(errs, b.deleteGroup(ctx, b.group))
+		errs = append(errs, b.server.deleteGroup(ctx, b.group))
 	}
 	return errors.Join(errs...)
 }
@@ -272,18 +269,18 @@ type benchSide struct {
 
 func (b *pushBench) newSide(ctx, running context.Context, name string) (*benchSide, error) {
 	s := &benchSide{bench: b, name: name, clone: filepath.Join(b.dir, name), changed: make(chan struct{}), seen: map[string]time.Time{}}
-	project, cloneURL, err := b.createProject(ctx, b.group, name)
+	made, err := b.server.createProject(ctx, b.group, name)
 	if err != nil {
 		return nil, err
 	}
-	s.project = project
+	s.project = made.ID
 	if err := os.Mkdir(s.clone, 0o700); err != nil {
 		return nil, err
 	}
 	for _, args := range [][]string{
 		{"init", "-q", "-b", "main"},
 		{"config", "user.name", "Tidelock bench"}, {"config", "user.email", "bench@tidelock.invalid"},
-		{"config", "commit.gpgsign", "false"}, {"remote", "add", "origin", cloneURL},
+		{"config", "commit.gpgsign", "false"}, {"remote", "add", "origin", made.CloneURL},
 	} {
 		if _, err := s.git(ctx, args...); err != nil {
 			return nil, err
@@ -296,7 +293,7 @@ func (b *pushBench) newSide(ctx, running context.Context, name string) (*benchSi
 	s.watch(running, configMaps, s.sawObject)
 
 	source := object("source.toolkit.fluxcd.io/v1", "GitRepository", name, b.name, map[string]any{"spec": map[string]any{
-		"url": cloneURL, "interval": "1h", "timeout": "30s",
+		"url": made.CloneURL, "interval": "1h", "timeout": "30s",
 		"ref":       map[string]any{"branch": "main"},
 		"secretRef": map[string]any{"name": "forge-ca"},
 	}})
@@ -315,25 +312,8 @@ func (b *pushBench) newSide(ctx, running context.Context, name string) (*benchSi
 
 func (s *benchSide) source() string { return "GitRepository/" + s.bench.name + "/" + s.name }
 
-// git runs git in the clone. The credential goes by the environment, so that
-// no process list shows it.
 func (s *benchSide) git(ctx context.Context, args ...string) (string, error) {
-	access := s.bench.server.source
-	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Dir = s.clone
-	basic := base64.StdEncoding.EncodeToString([]byte("bench:" + access.Token.Reveal()))
-	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_COUNT=1",
-		"GIT_CONFIG_KEY_0=http.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: Basic "+basic)
-	if access.CAFile != "" {
-		cmd.Env = append(cmd.Env, "GIT_SSL_CAINFO="+access.CAFile)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
+	return s.bench.server.git(ctx, s.clone, args...)
 }
 
 // push commits the number n as the value of the side's ConfigMap and pushes it.
@@ -441,29 +421,6 @@ func (s *benchSide) watch(ctx context.Context, kind schema.GroupVersionResource,
 			w.Stop()
 		}
 	})
-}
-
-// The forge's side, by its API.
-
-func (b *pushBench) createGroup(ctx context.Context, name string) (int64, error) {
-	group, err := call[struct {
-		ID int64 `json:"id"`
-	}](ctx, b.server, http.MethodPost, "groups", map[string]any{"name": name, "path": name, "visibility": "public"})
-	return group.value.ID, err
-}
-
-func (b *pushBench) deleteGroup(ctx context.Context, id int64) error {
-	return send(ctx, b.server, http.MethodDelete, at("groups/%d", id), nil)
-}
-
-func (b *pushBench) createProject(ctx context.Context, group int64, name string) (id int64, cloneURL string, err error) {
-	project, err := call[struct {
-		ID       int64  `json:"id"`
-		CloneURL string `json:"http_url_to_repo"`
-	}](ctx, b.server, http.MethodPost, "projects", map[string]any{
-		"name": name, "path": name, "namespace_id": group, "visibility": "public",
-	})
-	return project.value.ID, project.value.CloneURL, err
 }
 
 func (b *pushBench) announcements(ctx context.Context, project int64, commit tidelock.CommitID) ([]answer[announcementRow], error) {

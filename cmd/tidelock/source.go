@@ -150,6 +150,10 @@ func (f *sourceFlags) connect(env *environment) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.connect()
+}
+
+func (s source) connect() (*connection, error) {
 	httpClient, err := s.httpClient()
 	if err != nil {
 		return nil, err
