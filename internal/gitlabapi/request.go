@@ -34,8 +34,11 @@ func id[ID ~int64](r *request, name string) (ID, error) {
 
 // user is who calls; routes that are about the caller begin with it.
 func (r *request) user() (tidelock.User, error) {
-	if r.by.User == nil {
-		return tidelock.User{}, errUnauthorized
+	switch {
+	case r.by.User != nil:
+		return *r.by.User, nil
+	case r.by.Token != nil:
+		return tidelock.User{}, errNoUser
 	}
-	return *r.by.User, nil
+	return tidelock.User{}, errUnauthorized
 }
