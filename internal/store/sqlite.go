@@ -84,6 +84,15 @@ func openFile(path string, connections int, options url.Values) (*pool, error) {
 	return &pool{DB: db, prepare: true}, nil
 }
 
+// openReadOnly opens a file that exists to read it, also beside a server.
+func openReadOnly(path string) (*pool, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open %q: %w", path, err)
+	}
+	return openFile(path, 1, url.Values{"mode": {"rw"}, "_query_only": {"1"}})
+}
+
 // connect makes the first connection, which turns a new file to WAL. SQLite
 // does not wait its busy timeout there when several do so at once.
 func connect(ctx context.Context, db *sql.DB) error {
