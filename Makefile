@@ -8,7 +8,7 @@ STATICCHECK   := bin/staticcheck
 # Tests of the playground module share one machine's ports, cores and memory.
 TEST_FLAGS    ?=
 
-.PHONY: help build playground up down status demo test prepare test-unit test-e2e components soak lint gen golden bench clean
+.PHONY: help build playground up down status demo test prepare test-unit test-matrix test-fuzz test-e2e components soak lint gen golden bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ demo: playground ## Push a change in the playground and print the time of every 
 	@$(PLAYGROUND) demo
 
 test: ## Run everything: lint, unit tests with -race, both databases, end to end
-	@for step in prepare lint test-unit test-e2e; do \
+	@for step in prepare lint test-unit test-matrix test-fuzz test-e2e; do \
 	  began=$$SECONDS; echo "== $$step"; \
 	  $(MAKE) --no-print-directory $$step || { echo "== $$step failed after $$((SECONDS - began))s"; exit 1; }; \
 	  echo "== $$step passed in $$((SECONDS - began))s"; \
@@ -50,6 +50,13 @@ prepare:
 test-unit: ## Run the unit tests with -race, the store's on SQLite and PostgreSQL
 	$(GO) test -race -timeout 15m $(TEST_FLAGS) ./...
 
+# Without -race, which would take most of ten minutes; test-unit asks a part of it.
+test-matrix: ## Ask every surface every question of who may do what
+	@$(GO) test -count=1 -run '^TestAuthorization$$' -v ./internal/server | grep -E 'authorization|^(---|ok|FAIL|panic)'
+
+test-fuzz: ## Run every fuzz target for a moment (FUZZ=time for each, default 3s)
+	@.ci/fuzz $${FUZZ:-3s}
+
 test-e2e: components ## Run the playground's tests, end to end against real Kubernetes and Flux
 	cd playground && $(GO) test -race -timeout 30m -p 1 $(TEST_FLAGS) ./...
 
@@ -57,7 +64,8 @@ components: playground
 	@$(PLAYGROUND) build
 	@for module in kube bootstrap; do (cd playground/components/$$module && CGO_ENABLED=0 $(GO) vet .) || exit; done
 
-soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration, default 1h)
+soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration, default 1h) and of the fuzz targets
+	@.ci/fuzz $${FUZZ:-30s}
 	cd playground && TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./e2e
 
 lint: ## Check formatting, go vet, staticcheck and the wire's definition

@@ -21,7 +21,7 @@ import (
 // a test may move.
 type world struct {
 	*forge.Forge
-	t     *testing.T
+	t     testing.TB
 	store forge.Store
 	repos *gitrepo.Disk
 	clock time.Time
@@ -29,13 +29,13 @@ type world struct {
 	root  forge.Principal
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return newWorldWith(t, func(s forge.Store) forge.Store { return s })
 }
 
 // newWorldWith lets a test stand between the forge and its store.
-func newWorldWith(t *testing.T, wrap func(forge.Store) forge.Store) *world {
+func newWorldWith(t testing.TB, wrap func(forge.Store) forge.Store) *world {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir := t.TempDir()

@@ -60,3 +60,10 @@ func ReadAll(r *http.Request) int {
 	}
 	return answer(err, true).status
 }
+
+// CredentialOf is the secret that a request carries, whether it carries one,
+// and what is wrong with how it does.
+func CredentialOf(r *http.Request) (string, bool, error) {
+	secret, given, err := credential(r)
+	return secret.Reveal(), given, err
+}

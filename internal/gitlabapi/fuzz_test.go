@@ -90,3 +90,39 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// FuzzCredential reads a credential from wherever a request may carry one: what
+// comes out is what one of them held, of the first that is there.
+func FuzzCredential(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"glpat-a", "", ""}, {"", "Bearer glpat-a", ""}, {"", "bearer  glpat-a ", ""}, {"", "Basic YTpi", ""}, {"", "Bearer", ""},
+		{"", "", "private_token=glpat-a"}, {"", "", "access_token=glpat-a&access_token=b"}, {"", "", "job_token=x"}, {"", "", "private_token=%zz"},
+		{"glpat-a", "Bearer glpat-b", "private_token=glpat-c"}, {"", "Bearer glpat-b", "private_token="}, {" ", "\x00", "private_token;access_token"},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	f.Fuzz(func(t *testing.T, private, authorization, query string) {
+		r := httptest.NewRequest(http.MethodGet, "/api/v4/user", nil)
+		r.URL.RawQuery = query
+		r.Header["Private-Token"], r.Header["Authorization"] = []string{private}, []string{authorization}
+		secret, given, err := gitlabapi.CredentialOf(r)
+		scheme, value, _ := strings.Cut(authorization, " ")
+		inQuery := r.URL.Query()
+		switch {
+		case private != "":
+			if !given || err != nil || secret != private {
+				t.Errorf("the header %q gives %q, %t, %v", private, secret, given, err)
+			}
+		case inQuery.Get("private_token") != "":
+			if !given || secret != inQuery.Get("private_token") {
+				t.Errorf("the query %q gives %q, %t, %v", query, secret, given, err)
+			}
+		case authorization != "":
+			if bearer := strings.EqualFold(scheme, "Bearer"); bearer != (err == nil) || bearer && secret != strings.TrimSpace(value) {
+				t.Errorf("the authorization %q gives %q, %t, %v", authorization, secret, given, err)
+			}
+		case given && secret != inQuery.Get("access_token"):
+			t.Errorf("the query %q gives %q", query, secret)
+		}
+	})
+}

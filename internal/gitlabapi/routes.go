@@ -1,9 +1,6 @@
 package gitlabapi
 
-import (
-	"net/http"
-	"slices"
-)
+import "net/http"
 
 const (
 	get  = http.MethodGet
@@ -25,7 +22,7 @@ func Routes() []string {
 // table is every route below Prefix. HEAD is answered as GET without a body.
 // Each has a row in docs/gitlab-compat.md.
 func (a *API) table() []route {
-	routes := []route{
+	return []route{
 		{get, "/version", a.showVersion},
 		{get, "/metadata", a.showMetadata},
 
@@ -136,10 +133,4 @@ func (a *API) table() []route {
 		{get, "/projects/:id/announcements", a.listAnnouncements},
 		{get, "/projects/:id/pushes", a.listPushes},
 	}
-	return slices.Concat(routes,
-		a.statusRoutes(),
-		a.pipelineRoutes(),
-		a.environmentRoutes(),
-		a.deploymentRoutes(),
-	)
 }
