@@ -30,6 +30,8 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("repository", func(t *testing.T) { clientRepository(t, w, c) })
 	t.Run("agents", func(t *testing.T) { clientAgents(t, w, c) })
 	t.Run("ours", func(t *testing.T) { clientOurs(t, w, c) })
+	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
+	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {

@@ -38,8 +38,19 @@ var (
 	errUnauthorized = &statusError{status: http.StatusUnauthorized, body: errorBody{Message: "401 Unauthorized"}}
 	errNotFound     = &statusError{status: http.StatusNotFound, body: errorBody{Message: "404 Not found"}}
 	errSudo         = &statusError{status: http.StatusForbidden, body: errorBody{Message: "403 Forbidden - sudo is not supported"}}
+	errNoUser       = insufficientScope("")
 	errTooLarge     = &statusError{status: http.StatusRequestEntityTooLarge, body: errorBody{Error: "413 Request Entity Too Large"}}
 )
+
+// insufficientScope is the answer to a token that lacks every scope that would
+// do, or whose kind nothing would help.
+func insufficientScope(need string) *statusError {
+	return &statusError{status: http.StatusForbidden, body: errorBody{
+		Error:       "insufficient_scope",
+		Description: "The request requires higher privileges than provided by the access token.",
+		Scope:       need,
+	}}
+}
 
 func errMethod(allowed []string) error {
 	return &statusError{status: http.StatusMethodNotAllowed, body: errorBody{Error: "405 Not Allowed"}, allow: allowed}
@@ -83,11 +94,7 @@ func answer(err error, anonymous bool) *statusError {
 		for i, s := range e.Need {
 			words[i] = string(s)
 		}
-		return &statusError{status: http.StatusForbidden, body: errorBody{
-			Error:       "insufficient_scope",
-			Description: "The request requires higher privileges than provided by the access token.",
-			Scope:       strings.Join(words, " "),
-		}}
+		return insufficientScope(strings.Join(words, " "))
 	}
 	e, ok := errors.AsType[*tidelock.Error](err)
 	if !ok {

@@ -51,10 +51,10 @@ type commitShape struct {
 // A commitAlone has what GitLab adds when one commit is asked for.
 type commitAlone struct {
 	commitShape
-	Stats        *struct{}          `json:"stats"`
-	Status       *string            `json:"status"`
-	ProjectID    tidelock.ProjectID `json:"project_id"`
-	LastPipeline *struct{}          `json:"last_pipeline"`
+	Stats        *struct{}             `json:"stats"`
+	Status       *tidelock.StatusState `json:"status"`
+	ProjectID    tidelock.ProjectID    `json:"project_id"`
+	LastPipeline *pipelineShape        `json:"last_pipeline"`
 }
 
 func (a *API) commitShape(p tidelock.Project, c gitrepo.Commit) commitShape {
@@ -112,7 +112,15 @@ func (a *API) showCommit(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return missing("Commit", err)
 	}
-	return ok(w, commitAlone{commitShape: a.commitShape(project, commit), ProjectID: project.ID})
+	shape := commitAlone{commitShape: a.commitShape(project, commit), ProjectID: project.ID}
+	pipeline, found, err := a.forge.PipelineOf(r.ctx(), r.by, project, commit.ID)
+	if err != nil {
+		return err
+	}
+	if found {
+		shape.Status, shape.LastPipeline = &pipeline.State, new(a.pipelineShape(project, pipeline))
+	}
+	return ok(w, shape)
 }
 
 type branchShape struct {

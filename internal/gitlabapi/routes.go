@@ -1,6 +1,9 @@
 package gitlabapi
 
-import "net/http"
+import (
+	"net/http"
+	"slices"
+)
 
 const (
 	get  = http.MethodGet
@@ -22,7 +25,7 @@ func Routes() []string {
 // table is every route below Prefix. HEAD is answered as GET without a body.
 // Each has a row in docs/gitlab-compat.md.
 func (a *API) table() []route {
-	return []route{
+	routes := []route{
 		{get, "/version", a.showVersion},
 		{get, "/metadata", a.showMetadata},
 
@@ -133,4 +136,10 @@ func (a *API) table() []route {
 		{get, "/projects/:id/announcements", a.listAnnouncements},
 		{get, "/projects/:id/pushes", a.listPushes},
 	}
+	return slices.Concat(routes,
+		a.statusRoutes(),
+		a.pipelineRoutes(),
+		a.environmentRoutes(),
+		a.deploymentRoutes(),
+	)
 }

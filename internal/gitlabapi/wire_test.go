@@ -74,7 +74,7 @@ func TestErrors(t *testing.T) {
 		{"taken", "POST", "/projects", `{"path":"OPEN","namespace_id":` + itoa(int64(team.ID)) + `}`, asRoot, 400, `{"message":{"path":["has already been taken"]}}`},
 		{"bad name", "POST", "/projects", `{"path":"-x"}`, asRoot, 400, ""},
 		{"bad agent name", "POST", "/projects/team%2Fopen/cluster_agents", `{"name":"Prod_1"}`, asRoot, 400, ""},
-		{"bad scope", "POST", "/projects/team%2Fopen/deploy_tokens", `{"name":"x","scopes":["api"]}`, asRoot, 400, ""},
+		{"bad scope", "POST", "/projects/team%2Fopen/deploy_tokens", `{"name":"x","scopes":["read_api"]}`, asRoot, 400, ""},
 		{"no JSON", "POST", "/projects", `{"name":`, asRoot, 400, `{"message":"400 Bad request - the body is not a JSON object"}`},
 		{"JSON of another shape", "POST", "/projects", `["name"]`, asRoot, 400, `{"message":"400 Bad request - the body is not a JSON object"}`},
 		{"two JSON values", "POST", "/projects", `{"name":"x"}{}`, asRoot, 400, `{"message":"400 Bad request - the body has more than one JSON value"}`},
