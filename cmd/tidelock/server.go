@@ -47,7 +47,8 @@ environment, and that over the file.`,
 	flags.BoolVar(&config.InsecureHTTPAny, "insecure-http-any", false, "let --http-listen be any address; tokens can then be read on the way")
 	flags.StringVar(&config.ExternalURL, "external-url", "", "how clients reach the server (default https://localhost:<port>)")
 	flags.StringSliceVar(&config.URLAliases, "url-alias", nil, "another URL that leads here; may be given more than once")
-	flags.StringVar(&config.SSHURL, "ssh-url", "", "URL that Git over SSH is reached by, such as ssh://git@forge.example:2222")
+	flags.StringVar(&config.SSHListen, "ssh-listen", "localhost:2222", "address of Git over SSH; none serves none")
+	flags.StringVar(&config.SSHURL, "ssh-url", "", "URL that Git over SSH is reached by (default ssh://git@<host of the external URL>:<port>)")
 	flags.StringVar(&config.TLSCert, "tls-cert", "", "certificate file (default: a CA made on first start)")
 	flags.StringVar(&config.TLSKey, "tls-key", "", "key file of the certificate")
 	flags.StringVar(&config.DatabaseURL, "database-url", "", "PostgreSQL, such as postgres://user@host/name (default: SQLite in the data folder)")
@@ -74,6 +75,9 @@ func runServer(cmd *cobra.Command, env *environment, config server.Config, logs 
 		config.DataDir = dir
 	} else if absolute, err := filepath.Abs(config.DataDir); err == nil {
 		config.DataDir = absolute
+	}
+	if config.SSHListen == "none" {
+		config.SSHListen = ""
 	}
 	log, _ := logs.logger(env.stderr)
 	config.Log, config.Version, config.Commit = log, buildVersion(), buildCommit()

@@ -43,6 +43,9 @@ type Config struct {
 	// nil when it is not.
 	SSHURL *url.URL
 
+	// KnownHosts is the line by which SSH clients know the server.
+	KnownHosts string // "" when git over SSH is not served here
+
 	// Version is what GET /version says. Clients read it as GitLab's version,
 	// to know what they may ask for, so it is not Tidelock's own.
 	Version  string // default "18.5.0"
@@ -82,6 +85,9 @@ func New(c Config) (*API, error) {
 	}
 	a.url.Path, a.url.RawPath = strings.TrimRight(a.url.Path, "/"), ""
 	a.meta = newMetadata(a.url, cmp.Or(c.Version, "18.5.0"), cmp.Or(c.Revision, "tidelock"), c.AgentVersion)
+	if c.SSHURL != nil && c.KnownHosts != "" {
+		a.meta.SSH = &sshServer{URL: c.SSHURL.String(), KnownHosts: c.KnownHosts}
+	}
 	a.routes = newTree(a.table())
 	return a, nil
 }

@@ -17,6 +17,13 @@ type metadata struct {
 	version
 	KAS        agentServer `json:"kas"`
 	Enterprise bool        `json:"enterprise"`
+	SSH        *sshServer  `json:"ssh"` // ours; null when git over SSH is not served here
+}
+
+// An sshServer says how git over SSH is reached, and how it is known.
+type sshServer struct {
+	URL        string `json:"url"`
+	KnownHosts string `json:"knownHosts"`
 }
 
 // An agentServer says where agents and users of clusters connect.

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"tidelock.dev/internal/gitserver"
 )
 
 // Config is everything a server can be told. Its zero value, with a folder, is
@@ -34,7 +36,10 @@ type Config struct {
 	// address, and may have a path.
 	ExternalURL string   // --external-url, default https://localhost:<port>
 	URLAliases  []string // --url-alias: other URLs that lead here
-	SSHURL      string   // --ssh-url: what git over SSH is reached by, such as ssh://git@forge.example:2222
+
+	// SSHListen is where git is served over SSH.
+	SSHListen string // --ssh-listen, default none; the command's is localhost:2222
+	SSHURL    string // --ssh-url: what git over SSH is reached by, default ssh://git@<external host>:<port>
 
 	TLSCert string // --tls-cert, default: a CA made on first start
 	TLSKey  string // --tls-key
@@ -112,8 +117,11 @@ func (c Config) Validate() error {
 	for _, alias := range c.URLAliases {
 		found.check("url-alias", checkBaseURL(alias))
 	}
+	if c.SSHListen != "" {
+		found.check("ssh-listen", checkAddress(c.SSHListen))
+	}
 	if c.SSHURL != "" {
-		found.check("ssh-url", checkURL(c.SSHURL, "ssh"))
+		found.check("ssh-url", checkSSHURL(c.SSHURL))
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		found.add("tls-cert", "goes together with --tls-key: give both or neither")
@@ -205,6 +213,20 @@ func checkBaseURL(raw string) error {
 		return fmt.Errorf("%q must not have a query or fragment", raw)
 	case u.Path != "" && (u.RawPath != "" || path.Clean(u.Path) != u.Path):
 		return fmt.Errorf("%q has a path that is not plain", raw)
+	}
+	return nil
+}
+
+func checkSSHURL(raw string) error {
+	if err := checkURL(raw, "ssh"); err != nil {
+		return err
+	}
+	u, _ := url.Parse(raw)
+	switch _, hasPassword := u.User.Password(); {
+	case hasPassword || u.User.Username() != "" && u.User.Username() != gitserver.SSHUser:
+		return fmt.Errorf("%q has a user other than %s", u.Redacted(), gitserver.SSHUser)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("%q has more than a host and a port", raw)
 	}
 	return nil
 }

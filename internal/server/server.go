@@ -64,9 +64,13 @@ type Server struct {
 	api     *gitlabapi.API
 	console *console.Console
 
-	https    []net.Listener
-	http     []net.Listener
-	scrape   []net.Listener // metrics alone
+	https  []net.Listener
+	http   []net.Listener
+	scrape []net.Listener // metrics alone
+
+	sshListeners []net.Listener
+	ssh          *gitSSH // nil without listeners
+
 	metrics  http.Handler
 	requests *requestMetrics
 	stopping atomic.Bool
@@ -100,6 +104,9 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		return nil, err
 	}
 	if err := s.openCertificate(); err != nil {
+		return nil, err
+	}
+	if err := s.openSSHKey(); err != nil {
 		return nil, err
 	}
 	if err := s.openParts(ctx, log); err != nil {
@@ -149,6 +156,7 @@ func (s *Server) openListeners() error {
 		{s.config.Listen, &s.https},
 		{s.config.HTTPListen, &s.http},
 		{s.config.MetricsListen, &s.scrape},
+		{s.config.SSHListen, &s.sshListeners},
 	} {
 		if l.address == "" {
 			continue
@@ -254,17 +262,16 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	var ssh *url.URL
-	if c.SSHURL != "" {
-		if ssh, err = url.Parse(c.SSHURL); err != nil {
-			return fmt.Errorf("parse the SSH URL: %w", err)
-		}
+	ssh, err := s.sshURL()
+	if err != nil {
+		return err
 	}
 	s.git = gitserver.New(gitserver.Config{
 		Forge: s.forge, Repos: s.repos, Log: log, Metrics: registry, Tracer: tracing.provider,
 	})
+	s.openSSH()
 	s.api, err = gitlabapi.New(gitlabapi.Config{
-		Forge: s.forge, Repos: s.repos, Log: log, ExternalURL: s.external, SSHURL: ssh,
+		Forge: s.forge, Repos: s.repos, Log: log, ExternalURL: s.external, SSHURL: ssh, KnownHosts: s.KnownHosts(),
 		Revision: c.Commit, AgentVersion: c.Version,
 	})
 	if err != nil {
@@ -286,8 +293,8 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 // forgeURLs are all the URLs under which a source may name this forge.
 func (s *Server) forgeURLs() []string {
 	urls := append([]string{s.external.String()}, s.config.URLAliases...)
-	if s.config.SSHURL != "" {
-		urls = append(urls, s.config.SSHURL)
+	if ssh, err := s.sshURL(); err == nil && ssh != nil {
+		urls = append(urls, ssh.String())
 	}
 	return urls
 }
@@ -326,11 +333,11 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		s.log.Info("stopping")
 	})
 	defer stopNotice()
-	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ca", s.CAFile(), "data", s.config.DataDir)
+	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ssh", s.SSHURL(), "ca", s.CAFile(), "data", s.config.DataDir)
 	return stage.Run(ctx,
 		stage.Stage{s.forge.Run, s.repos.Maintain, s.cert.Run},
 		stage.Stage{s.agents.Run},
-		stage.Stage{s.serve},
+		stage.Stage{s.serve, s.serveSSH},
 	)
 }
 

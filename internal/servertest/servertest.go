@@ -41,9 +41,13 @@ func PostgreSQL(databaseURL string) Option {
 type Server struct {
 	URL     string // HTTPS
 	HTTPURL string // the same without TLS
+	SSHURL  string // of git over SSH
 	CAFile  string
 	DataDir string
-	Token   string // of the administrator
+
+	KnownHosts string // the line by which SSH clients know the server
+
+	Token string // of the administrator
 
 	t      testing.TB
 	config server.Config
@@ -58,7 +62,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s := &Server{t: t, DataDir: t.TempDir()}
 	s.config = server.Config{
-		DataDir: s.DataDir, Listen: "localhost:0", HTTPListen: "localhost:0",
+		DataDir: s.DataDir, Listen: "localhost:0", HTTPListen: "localhost:0", SSHListen: "localhost:0",
 		ShutdownTimeout: 10 * time.Second,
 		Log:             slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
@@ -68,7 +72,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	s.start()
 	t.Cleanup(s.Stop)
 	// Later starts keep the ports, so that clients find the server again.
-	s.config.Listen, s.config.HTTPListen = hostOf(s.URL), hostOf(s.HTTPURL)
+	s.config.Listen, s.config.HTTPListen, s.config.SSHListen = hostOf(s.URL), hostOf(s.HTTPURL), hostOf(s.SSHURL)
 	return s
 }
 
@@ -91,6 +95,7 @@ func (s *Server) start() {
 	s.server, s.cancel, s.ran = opened, cancel, make(chan error, 1)
 	go func() { s.ran <- opened.Run(ctx) }()
 	s.URL, s.HTTPURL, s.CAFile = opened.URL(), opened.HTTPURL(), opened.CAFile()
+	s.SSHURL, s.KnownHosts = opened.SSHURL(), opened.KnownHosts()
 
 	token, err := os.ReadFile(opened.TokenFile())
 	if err != nil {

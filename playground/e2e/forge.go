@@ -38,6 +38,9 @@ const (
 	Agent  = "agent"
 )
 
+// sshPort names the port of git over SSH in the book of ports.
+const sshPort = "ssh"
+
 // ForgeConfig says how a Forge differs from the usual one.
 type ForgeConfig struct {
 	ServerBinary string   // default: built from this tree
@@ -55,6 +58,7 @@ type Forge struct {
 	Cluster *System
 	Dir     string
 	URL     string // external
+	SSHURL  string // of git over SSH
 	Token   string // of the administrator
 	CAFile  string
 	AgentID int64
@@ -151,11 +155,18 @@ func (f *Forge) startServer() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	overSSH, err := book.Port(sshPort)
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	data := filepath.Join(f.Dir, "data")
 	f.URL = fmt.Sprintf("https://localhost:%d", p)
+	f.SSHURL = fmt.Sprintf("ssh://git@localhost:%d", overSSH)
 	f.CAFile = filepath.Join(data, "tls", "ca.crt")
 	args := append([]string{"server", "--data-dir", data, "--listen", fmt.Sprintf("localhost:%d", p), "--log-level", "debug"}, f.config.ServerFlags...)
-	f.start(supervisor.Process{Name: Server, Path: f.config.ServerBinary, Args: args, Ready: func(ctx context.Context) error {
+	// In the environment, so that older servers, which serve no SSH, start too.
+	env := supervisor.Environment(f.Dir, fmt.Sprintf("TIDELOCK_SSH_LISTEN=localhost:%d", overSSH))
+	f.start(supervisor.Process{Name: Server, Path: f.config.ServerBinary, Args: args, Env: env, Ready: func(ctx context.Context) error {
 		if err := f.trust(); err != nil {
 			return err
 		}
@@ -204,7 +215,9 @@ func (f *Forge) get(ctx context.Context, address string) error {
 
 func (f *Forge) start(p supervisor.Process) {
 	f.t.Helper()
-	p.Env = supervisor.Environment(f.Dir)
+	if p.Env == nil {
+		p.Env = supervisor.Environment(f.Dir)
+	}
 	p.Grace = 10 * time.Second
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

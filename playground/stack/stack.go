@@ -68,6 +68,7 @@ const (
 type Facts struct {
 	Ready       bool   `json:"ready"`
 	URL         string `json:"url"`
+	SSHURL      string `json:"ssh_url"`
 	CAFile      string `json:"ca_file"`
 	TokenFile   string `json:"token_file"`
 	CloneToken  string `json:"clone_token_file"`

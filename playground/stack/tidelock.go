@@ -57,17 +57,20 @@ func (s *Stack) build(ctx context.Context) error {
 	return nil
 }
 
-// ServerProcess serves a forge from dir on a port of this machine, under a
+// ServerProcess serves a forge from dir on two ports of this machine, under a
 // host name.
-func ServerProcess(tidelock, dir, host string, port int) (p supervisor.Process, url string) {
+func ServerProcess(tidelock, dir, host string, port, sshPort int) (p supervisor.Process, url string) {
 	url = fmt.Sprintf("https://%s:%d", host, port)
-	listen := fmt.Sprintf("localhost:%d", port)
+	address := "localhost"
 	if host != "localhost" { // someone else is to reach it
-		listen = fmt.Sprintf(":%d", port)
+		address = ""
 	}
 	return supervisor.Process{
 		Name: Server, Path: tidelock,
-		Args: []string{"server", "--data-dir", dir, "--listen", listen, "--external-url", url, "--shutdown-timeout", "5s"},
+		Args: []string{
+			"server", "--data-dir", dir, "--listen", fmt.Sprintf("%s:%d", address, port), "--external-url", url,
+			"--ssh-listen", fmt.Sprintf("%s:%d", address, sshPort), "--shutdown-timeout", "5s",
+		},
 		Env:  supervisor.Environment(dir),
 		Ready: func(ctx context.Context) error {
 			return answers(ctx, fmt.Sprintf("https://localhost:%d/-/readyz", port), CAFile(dir))
@@ -85,15 +88,20 @@ func (s *Stack) startServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	sshPort, err := s.ports.Port("ssh")
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(s.config.State, "server")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the server's folder: %w", err)
 	}
-	process, url := ServerProcess(s.facts.Tidelock, dir, s.config.Host, port)
+	process, url := ServerProcess(s.facts.Tidelock, dir, s.config.Host, port, sshPort)
 	if err := s.config.Supervisor.Start(ctx, process); err != nil {
 		return err
 	}
 	s.facts.URL, s.facts.CAFile, s.facts.TokenFile = url, CAFile(dir), TokenFile(dir)
+	s.facts.SSHURL = fmt.Sprintf("ssh://git@%s:%d", s.config.Host, sshPort)
 	if s.forge, err = s.facts.Forge(); err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ func printSummary(ctx context.Context, out io.Writer, at place, facts stack.Fact
 	fmt.Fprintf(out, `
   console     %s
   clone       %s
+  ssh         %s
   kubeconfig  %s
   variables   . %s
 
@@ -40,7 +41,7 @@ Try it:
   %s --kubeconfig %s -n %s wait --for=jsonpath='{.data.%s}'=goodbye configmap/%s
 
 `,
-		facts.URL, clone, facts.Kubeconfig, stack.Quote(filepath.Join(at.state, "env")),
+		facts.URL, clone, facts.SSHURL, facts.Kubeconfig, stack.Quote(filepath.Join(at.state, "env")),
 		trust, identity(ctx), stack.Quote(facts.CAFile), stack.Quote(clone),
 		sample.GreetingKey, sample.GreetingKey, sample.GreetingFile, sample.GreetingFile, trust,
 		stack.Quote(facts.Kubectl), stack.Quote(facts.Kubeconfig), sample.DemoNamespace, sample.GreetingKey, sample.GreetingName)
