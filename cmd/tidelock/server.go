@@ -57,6 +57,8 @@ environment, and that over the file.`,
 	flags.StringVar(&config.OTLPEndpoint, "otlp-endpoint", "", "OpenTelemetry collector for traces, such as http://localhost:4318")
 	flags.Int64Var(&config.MaxPushSize, "git-max-push-size", 1<<30, "largest pack of one push, in bytes")
 	flags.DurationVar(&config.ShutdownTimeout, "shutdown-timeout", 0, "how long requests may take to finish at the end (default 30s)")
+	flags.StringSliceVar(&config.WebhookAllow, "webhook-allow", nil, "network, address or host that webhooks may call although it is loopback, link-local or the like; may be given more than once")
+	flags.BoolVar(&config.WebhookDenyPrivate, "webhook-deny-private", false, "let webhooks call no private networks (RFC 1918, fc00::/7)")
 	flags.BoolVar(&config.DisableResync, "disable-resync", false, "never compare, only hear; for tests that show what comparing is for")
 	if err := flags.MarkHidden("disable-resync"); err != nil {
 		panic(err) // the flag is defined a line above

@@ -30,6 +30,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("repository", func(t *testing.T) { clientRepository(t, w, c) })
 	t.Run("agents", func(t *testing.T) { clientAgents(t, w, c) })
 	t.Run("ours", func(t *testing.T) { clientOurs(t, w, c) })
+	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
 	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
 	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
 

@@ -54,6 +54,9 @@ type Config struct {
 	// AgentVersion is what GET /metadata says of the agent server.
 	AgentVersion string // default Version
 
+	// Hooks calls hooks while somebody waits.
+	Hooks HookCaller // default: they can be neither tested nor called again
+
 	// Now is the clock.
 	Now func() time.Time // default time.Now
 }
@@ -62,6 +65,7 @@ type Config struct {
 type API struct {
 	forge  *forge.Forge
 	repos  *gitrepo.Disk
+	hooks  HookCaller
 	log    *slog.Logger
 	now    func() time.Time
 	url    url.URL // without a trailing slash
@@ -78,8 +82,11 @@ func New(c Config) (*API, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Hooks == nil {
+		c.Hooks = noHooks{}
+	}
 	a := &API{
-		forge: c.Forge, repos: c.Repos, now: c.Now, ssh: c.SSHURL,
+		forge: c.Forge, repos: c.Repos, hooks: c.Hooks, now: c.Now, ssh: c.SSHURL,
 		log: c.Log.With("component", "gitlabapi"),
 		url: *c.ExternalURL,
 	}

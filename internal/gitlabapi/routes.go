@@ -141,5 +141,6 @@ func (a *API) table() []route {
 		a.pipelineRoutes(),
 		a.environmentRoutes(),
 		a.deploymentRoutes(),
+		a.hookRoutes(),
 	)
 }

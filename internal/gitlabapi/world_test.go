@@ -25,7 +25,9 @@ import (
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
+	"tidelock.dev/internal/webhook"
 )
 
 // world is the API over a real forge, a real store and real repositories,
@@ -49,7 +51,11 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, log: &lockedBuffer{}, served: map[string]bool{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(w.log, t.Output()), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir := t.TempDir()
-	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Log: log})
+	box, err := seal.New(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Seal: box, Log: log})
 	must(t, err)
 	w.repos, err = gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
 	must(t, err)
@@ -65,7 +71,11 @@ func newWorld(t *testing.T) *world {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	external, err := url.Parse("http://" + server.Listener.Addr().String())
 	must(t, err)
-	w.api, err = gitlabapi.New(gitlabapi.Config{Forge: w.forge, Repos: w.repos, Log: log, ExternalURL: external})
+	guard, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
+	must(t, err)
+	hooks, err := webhook.New(webhook.Config{Forge: w.forge, Guard: guard, Log: log, ExternalURL: external})
+	must(t, err)
+	w.api, err = gitlabapi.New(gitlabapi.Config{Forge: w.forge, Repos: w.repos, Hooks: hooks, Log: log, ExternalURL: external})
 	must(t, err)
 	server.Start()
 	w.url = server.URL

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tidelock.dev/internal/gitserver"
+	"tidelock.dev/internal/webhook"
 )
 
 // Config is everything a server can be told. Its zero value, with a folder, is
@@ -54,6 +55,11 @@ type Config struct {
 
 	MaxPushSize     int64         // --git-max-push-size in bytes, default 1 GiB
 	ShutdownTimeout time.Duration // --shutdown-timeout for requests in flight, default 30s
+
+	// Hooks may not call loopback, link-local and the like, unless the operator
+	// says so: networks, addresses, and hosts with or without a port.
+	WebhookAllow       []string // --webhook-allow
+	WebhookDenyPrivate bool     // --webhook-deny-private: nor private networks
 
 	// DisableResync leaves only live events to tell agents of a push. It
 	// exists for the test that shows that comparing is needed.
@@ -136,6 +142,10 @@ func (c Config) Validate() error {
 	}
 	if c.OTLPEndpoint != "" {
 		found.check("otlp-endpoint", checkURL(c.OTLPEndpoint, "http", "https"))
+	}
+	for _, allowed := range c.WebhookAllow {
+		_, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{allowed}})
+		found.check("webhook-allow", err)
 	}
 	if c.MaxPushSize < 0 {
 		found.add("git-max-push-size", "must not be negative")

@@ -36,6 +36,7 @@ import (
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/stage"
 	"tidelock.dev/internal/store"
+	"tidelock.dev/internal/webhook"
 )
 
 var _ forge.Store = (*store.DB)(nil)
@@ -60,6 +61,7 @@ type Server struct {
 	repos   *gitrepo.Disk
 	forge   *forge.Forge
 	agents  *agentserver.Server
+	hooks   *webhook.Worker
 	git     *gitserver.Server
 	api     *gitlabapi.API
 	console *console.Console
@@ -258,7 +260,13 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.forge, err = forge.New(forge.Config{Store: db, Repos: s.repos, Bus: s.bus, Log: log, Tracer: tracing.provider})
+	guard, err := s.newGuard()
+	if err != nil {
+		return err
+	}
+	s.forge, err = forge.New(forge.Config{
+		Store: db, Repos: s.repos, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
+	})
 	if err != nil {
 		return err
 	}
@@ -270,9 +278,15 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		Forge: s.forge, Repos: s.repos, Log: log, Metrics: registry, Tracer: tracing.provider,
 	})
 	s.openSSH()
+	s.hooks, err = webhook.New(webhook.Config{
+		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version,
+	})
+	if err != nil {
+		return err
+	}
 	s.api, err = gitlabapi.New(gitlabapi.Config{
 		Forge: s.forge, Repos: s.repos, Log: log, ExternalURL: s.external, SSHURL: ssh, KnownHosts: s.KnownHosts(),
-		Revision: c.Commit, AgentVersion: c.Version,
+		Revision: c.Commit, AgentVersion: c.Version, Hooks: s.hooks,
 	})
 	if err != nil {
 		return err
@@ -336,7 +350,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ssh", s.SSHURL(), "ca", s.CAFile(), "data", s.config.DataDir)
 	return stage.Run(ctx,
 		stage.Stage{s.forge.Run, s.repos.Maintain, s.cert.Run},
-		stage.Stage{s.agents.Run},
+		stage.Stage{s.agents.Run, s.hooks.Run},
 		stage.Stage{s.serve, s.serveSSH},
 	)
 }
