@@ -24,12 +24,14 @@ every push at once, through connections that the clusters' agents make.`)
 	})
 	root.AddCommand(
 		newServerCommand(env),
+		newBackupCommand(env),
 		newAgentCommand(env),
 		newContextCommand(env),
 		newProjectCommand(env),
 		newGroupCommand(env),
 		newUserCommand(env),
 		newTokenCommand(env),
+		newAuditCommand(env),
 		newPushCommand(env),
 		newBenchCommand(env),
 		newVersionCommand(env),

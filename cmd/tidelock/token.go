@@ -13,13 +13,14 @@ import (
 )
 
 func newTokenCommand(env *environment) *cobra.Command {
-	cmd := parent("token", "Create, list and revoke access tokens", `
+	cmd := parent("token", "Create, list, rotate and revoke access tokens", `
 Access tokens open the API and Git. A personal token acts as its user; a
 project or group token as a bot that is a member there; a deploy token only
 reads one project's or group's repositories.`)
 	var source sourceFlags
 	source.add(cmd)
-	cmd.AddCommand(newTokenCreateCommand(env, &source), newTokenListCommand(env, &source), newTokenRevokeCommand(env, &source))
+	cmd.AddCommand(newTokenCreateCommand(env, &source), newTokenListCommand(env, &source),
+		newTokenRotateCommand(env, &source), newTokenRevokeCommand(env, &source))
 	return cmd
 }
 
@@ -105,10 +106,8 @@ func newTokenCreateCommand(env *environment, source *sourceFlags) *cobra.Command
 			if err != nil {
 				return err
 			}
-			if body.ExpiresAt != "" {
-				if _, err := time.Parse(time.DateOnly, body.ExpiresAt); err != nil {
-					return misusef("--expires: %q is not a date like 2030-12-31", body.ExpiresAt)
-				}
+			if err := checkExpires(body.ExpiresAt); err != nil {
+				return err
 			}
 			if level != "" {
 				number, ok := levels[strings.ToLower(level)]
@@ -234,6 +233,72 @@ func newTokenListCommand(env *environment, source *sourceFlags) *cobra.Command {
 			})
 		},
 	}
+	place.add(cmd)
+	output.add(cmd)
+	return cmd
+}
+
+func checkExpires(text string) error {
+	if text == "" {
+		return nil
+	}
+	if _, err := time.Parse(time.DateOnly, text); err != nil {
+		return misusef("--expires: %q is not a date like 2030-12-31", text)
+	}
+	return nil
+}
+
+func newTokenRotateCommand(env *environment, source *sourceFlags) *cobra.Command {
+	var output outputFlag
+	var place tokenPlace
+	var tokenFile string
+	var body struct {
+		ExpiresAt string `json:"expires_at,omitempty"`
+	}
+	cmd := &cobra.Command{
+		Use:   "rotate <id>",
+		Short: "Replace a token by a new one and print it; the old one ends at once",
+		Long: `Replace a token by a new one with the same name, scopes and bot, and print it;
+it is never shown again. The old one ends at once, and rotating it once more
+ends the new one too: somebody may have stolen it. Deploy tokens cannot be
+rotated; make a new one.
+
+The word "self" stands for the token that the command itself uses.`,
+		Example: `  tidelock token rotate 12 --expires 2030-12-31
+  tidelock token rotate 7 --project team/site
+  tidelock token rotate self --token-file new.token`,
+		Args: arguments("<id>"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := strconv.ParseInt(args[0], 10, 64); err != nil && args[0] != "self" {
+				return misusef("%q is not the id of a token; see %q", args[0], "tidelock token list")
+			}
+			if place.deploy {
+				return misusef("--deploy: a deploy token cannot be rotated; make a new one")
+			}
+			if err := checkExpires(body.ExpiresAt); err != nil {
+				return err
+			}
+			path, err := place.path()
+			if err != nil {
+				return err
+			}
+			if path == "" {
+				path = "personal_access_tokens"
+			}
+			c, err := source.connect(env)
+			if err != nil {
+				return err
+			}
+			token, err := call[newToken](cmd.Context(), c, http.MethodPost, fmt.Sprintf("%s/%s/rotate", path, args[0]), body)
+			if err != nil {
+				return err
+			}
+			return printSecret(env, output, tokenFile, token.value.Token, token.raw)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&body.ExpiresAt, "expires", "", "last day it is good (default: a week from now)")
+	flags.StringVar(&tokenFile, "token-file", "", "write it to this file, for your eyes only, instead of printing it")
 	place.add(cmd)
 	output.add(cmd)
 	return cmd

@@ -10,10 +10,12 @@ import (
 )
 
 func newUserCommand(env *environment) *cobra.Command {
-	cmd := parent("user", "Create and list users", "Users are people; the bots behind project and group tokens are made with these.")
+	cmd := parent("user", "Create, list and block users", "Users are people; the bots behind project and group tokens are made with these.")
 	var source sourceFlags
 	source.add(cmd)
-	cmd.AddCommand(newUserListCommand(env, &source), newUserCreateCommand(env, &source))
+	cmd.AddCommand(newUserListCommand(env, &source), newUserCreateCommand(env, &source),
+		newUserBlockCommand(env, &source, "block", "Refuse all that a user holds, such as tokens and keys (for administrators)"),
+		newUserBlockCommand(env, &source, "unblock", "Take a user's tokens and keys again (for administrators)"))
 	return cmd
 }
 
@@ -85,4 +87,25 @@ func newUserCreateCommand(env *environment, source *sourceFlags) *cobra.Command 
 	flags.BoolVar(&admin, "admin", false, "make it an administrator")
 	output.add(cmd)
 	return cmd
+}
+
+// newUserBlockCommand blocks or unblocks, by the API's word for it.
+func newUserBlockCommand(env *environment, source *sourceFlags, word, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:     word + " <username>",
+		Short:   short,
+		Example: "  tidelock user " + word + " ada",
+		Args:    arguments("<username>"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := source.connect(env)
+			if err != nil {
+				return err
+			}
+			user, err := findUser(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			return send(cmd.Context(), c, http.MethodPost, fmt.Sprintf("users/%d/%s", user.ID, word), nil)
+		},
+	}
 }
