@@ -57,7 +57,10 @@ func (r *Repo) Diff(ctx context.Context, from, to tidelock.CommitID) (files []Fi
 		files, more, err = readRawDiff(out)
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
+		return files, true, nil
+	case err != nil:
 		return nil, false, err
 	}
 	err = r.stream(ctx, r.disk.command(r, append(args, "--patch", string(from), string(to))...), func(out *bufio.Reader) error {
@@ -126,7 +129,7 @@ func readRawDiff(out *bufio.Reader) (files []FileDiff, more bool, err error) {
 			return files, false, nil
 		}
 		if err != nil {
-			return nil, false, err
+			return files, false, err
 		}
 		f := strings.Fields(strings.TrimPrefix(facts, ":"))
 		if len(f) != 5 {

@@ -318,7 +318,7 @@ func TestDiffIsBounded(t *testing.T) {
 		}
 	}
 	stats, err := repo.Stats(t.Context(), one, two)
-	if err != nil || stats[one] != (gitrepo.Stats{Additions: 24}) || stats[two].Deletions != 22 || stats[two].Additions != 1+20+20_000+2 {
+	if err != nil || stats[one] != (gitrepo.Stats{Additions: 24}) || stats[two].Deletions != 2 || stats[two].Additions != 1+20_000+2 {
 		t.Errorf("Stats = %+v, %v", stats, err)
 	}
 

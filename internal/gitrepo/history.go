@@ -1,9 +1,11 @@
 package gitrepo
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -169,7 +171,7 @@ type Stats struct {
 }
 
 // Stats counts for many commits at once. Contents larger than 1 MiB count as
-// binary: they have no lines.
+// binary: they have no lines. When that takes too long, commits are left out.
 func (r *Repo) Stats(ctx context.Context, commits ...tidelock.CommitID) (map[tidelock.CommitID]Stats, error) {
 	counted := make(map[tidelock.CommitID]Stats, len(commits))
 	if len(commits) == 0 {
@@ -179,33 +181,84 @@ func (r *Repo) Stats(ctx context.Context, commits ...tidelock.CommitID) (map[tid
 	if err != nil {
 		return nil, err
 	}
-	cmd := r.disk.command(r, append(smallDiffs, "diff-tree", "--stdin", "--root", "-r", "--diff-merges=first-parent", "--no-renames", "--numstat", "-z")...)
+	ctx, cancel := context.WithTimeout(ctx, diffTimeout)
+	defer cancel()
+	cmd := r.disk.command(r, append(smallDiffs, "diff-tree", "--stdin", "--root", "--always", "-r", "--diff-merges=first-parent", "-M", "--shortstat")...)
 	cmd.Stdin = strings.NewReader(in)
-	out, err := r.disk.query(ctx, cmd)
-	if complains(err, "bad object", "not a commit") {
+	var at tidelock.CommitID
+	err = r.stream(ctx, cmd, func(out *bufio.Reader) error {
+		for {
+			line, err := out.ReadString('\n')
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			line = strings.TrimSpace(line)
+			if isObjectName(tidelock.CommitID(line)) {
+				at = tidelock.CommitID(line)
+				counted[at] = Stats{}
+				continue
+			}
+			// Such as "2 files changed, 3 insertions(+), 1 deletion(-)".
+			s := counted[at]
+			for part := range strings.SplitSeq(line, ", ") {
+				number, what, _ := strings.Cut(part, " ")
+				n, err := strconv.Atoi(number)
+				switch {
+				case err != nil:
+				case strings.HasPrefix(what, "insertion"):
+					s.Additions = n
+				case strings.HasPrefix(what, "deletion"):
+					s.Deletions = n
+				}
+			}
+			counted[at] = s
+		}
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		delete(counted, at) // which was being counted
+		return counted, nil
+	case complains(err, "bad object", "not a commit"):
 		return nil, errNoCommit(string(commits[0]))
 	}
+	return counted, err
+}
+
+// A Contributor is somebody who wrote commits. Text is valid UTF-8.
+type Contributor struct {
+	Name    string
+	Email   string
+	Commits int
+}
+
+// Contributors lists the authors of a history, merges left out, by the number
+// of their commits.
+func (r *Repo) Contributors(ctx context.Context, rev string) ([]Contributor, error) {
+	commit, err := r.resolveCommit(ctx, rev)
 	if err != nil {
 		return nil, err
 	}
-	var at tidelock.CommitID
-	for field := range strings.SplitSeq(string(out), "\x00") {
-		if id, rest, _ := strings.Cut(field, "\n"); isObjectName(tidelock.CommitID(id)) {
-			at, field = tidelock.CommitID(id), rest
-		}
-		added, rest, ok := strings.Cut(field, "\t")
-		if !ok {
-			continue
-		}
-		deleted, _, _ := strings.Cut(rest, "\t")
-		s := counted[at]
-		n, _ := strconv.Atoi(added) // "-" for binary
-		s.Additions += n
-		n, _ = strconv.Atoi(deleted)
-		s.Deletions += n
-		counted[at] = s
+	out, err := r.disk.query(ctx, r.disk.command(r, "shortlog", "--summary", "--numbered", "--email", "--no-merges", string(commit)))
+	if err != nil {
+		return nil, err
 	}
-	return counted, nil
+	people := []Contributor{}
+	for line := range strings.Lines(strings.ToValidUTF8(string(out), "\uFFFD")) {
+		count, who, ok := strings.Cut(strings.TrimSpace(line), "\t")
+		n, err := strconv.Atoi(count)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("read contributors: git printed %q", line)
+		}
+		c := Contributor{Name: who, Commits: n}
+		if i := strings.LastIndex(who, " <"); i >= 0 {
+			c.Name, c.Email = who[:i], strings.TrimSuffix(who[i+2:], ">")
+		}
+		people = append(people, c)
+	}
+	return people, nil
 }
 
 // MergeBase finds the best commit that all of the revisions have in their
