@@ -51,6 +51,7 @@ func TestScopes(t *testing.T) {
 		{"GET", site + "/announcements", "", "api read_api"},
 		{"GET", site + "/cluster_agents/1/sources", "", "api read_api"},
 		{"GET", site + "/deploy_tokens", "", "api read_api"},
+		{"GET", site + "/hooks", "", "api read_api"},
 		{"POST", site + "/cluster_agents", `{"name":"a%d"}`, "api"},
 		{"PUT", site, `{"description":"x"}`, "api"},
 		{"POST", site + "/agent_grants", `{"agent_id":1}`, "api"},

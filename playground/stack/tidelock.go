@@ -70,6 +70,7 @@ func ServerProcess(tidelock, dir, host string, port, sshPort int) (p supervisor.
 		Args: []string{
 			"server", "--data-dir", dir, "--listen", fmt.Sprintf("%s:%d", address, port), "--external-url", url,
 			"--ssh-listen", fmt.Sprintf("%s:%d", address, sshPort), "--shutdown-timeout", "5s",
+			"--webhook-allow", "127.0.0.0/8,::1", // Flux's receivers are processes of this machine
 		},
 		Env:  supervisor.Environment(dir),
 		Ready: func(ctx context.Context) error {
