@@ -17,9 +17,12 @@ import (
 // when the process ends, however it ends.
 type folderLock struct{ file *os.File }
 
+// lockName is the file whose lock is the folder's.
+const lockName = "server.lock"
+
 // lockFolder takes the lock or says who has it.
 func lockFolder(dir string) (*folderLock, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the data folder: %w", err)
 	}

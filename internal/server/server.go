@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -33,6 +34,7 @@ import (
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitrepo"
 	"tidelock.dev/internal/gitserver"
+	"tidelock.dev/internal/limit"
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/stage"
 	"tidelock.dev/internal/store"
@@ -60,6 +62,7 @@ type Server struct {
 	bus     *bus.Bus
 	repos   *gitrepo.Disk
 	forge   *forge.Forge
+	limits  *limit.Guard
 	agents  *agentserver.Server
 	hooks   *webhook.Worker
 	git     *gitserver.Server
@@ -75,6 +78,7 @@ type Server struct {
 
 	metrics  http.Handler
 	requests *requestMetrics
+	proxies  []netip.Prefix // whose X-Forwarded-For counts
 	stopping atomic.Bool
 	aborted  atomic.Bool
 }
@@ -93,6 +97,9 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	c = c.withDefaults()
 	log := slog.New(logHandler{c.Log.Handler()})
 	s := &Server{config: c, log: log.With("component", "server")}
+	if s.proxies, err = trustedProxies(c.TrustedProxies); err != nil {
+		return nil, err // Validate has seen them
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -147,7 +154,7 @@ func (s *Server) openFolder() error {
 		return err
 	}
 	s.onClose("the data folder", lock.release)
-	return nil
+	return checkRestored(s.config.DataDir)
 }
 
 func (s *Server) openListeners() error {
@@ -234,15 +241,11 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		return tracing.shutdown(ctx)
 	})
 
-	database := c.DatabaseURL
-	if database == "" {
-		database = "sqlite:" + filepath.Join(c.DataDir, "tidelock.db")
-	}
 	box, err := seal.Open(filepath.Join(c.DataDir, "secret.key"))
 	if err != nil {
 		return err
 	}
-	db, err := store.Open(ctx, store.Config{URL: database, Seal: box, Log: log})
+	db, err := store.Open(ctx, store.Config{URL: databaseOr(c.DatabaseURL, c.DataDir), Seal: box, Log: log})
 	if err != nil {
 		return err
 	}
@@ -274,32 +277,35 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.git = gitserver.New(gitserver.Config{
-		Forge: s.forge, Repos: s.repos, Log: log, Metrics: registry, Tracer: tracing.provider,
+	s.limits = limit.NewGuard(limit.Config{
+		User: c.RateLimitUser, Anonymous: c.RateLimitAnonymous, SignIn: c.RateLimitSignIn, Metrics: registry,
 	})
-	s.openSSH()
+	s.git = gitserver.New(gitserver.Config{
+		Forge: s.forge, Repos: s.repos, Log: log, Limits: s.limits, Metrics: registry, Tracer: tracing.provider,
+	})
 	s.hooks, err = webhook.New(webhook.Config{
 		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version,
 	})
 	if err != nil {
 		return err
 	}
+	s.openSSH()
 	s.api, err = gitlabapi.New(gitlabapi.Config{
 		Forge: s.forge, Repos: s.repos, Log: log, ExternalURL: s.external, SSHURL: ssh, KnownHosts: s.KnownHosts(),
-		Revision: c.Commit, AgentVersion: c.Version, Hooks: s.hooks,
+		Revision: c.Commit, AgentVersion: c.Version, Limits: s.limits, Hooks: s.hooks,
 	})
 	if err != nil {
 		return err
 	}
 	s.agents, err = agentserver.New(agentserver.Config{
 		Forge: s.forge, Log: log, Version: c.Version, ForgeURLs: s.forgeURLs(), Metrics: registry,
-		Tracer: tracing.provider, DisableResync: c.DisableResync,
+		Tracer: tracing.provider, DisableResync: c.DisableResync, Limits: s.limits,
 	})
 	if err != nil {
 		return err
 	}
 	s.console, err = console.New(console.Config{
-		Forge: s.forge, Log: log, Root: s.external.Path, Version: c.Version,
+		Forge: s.forge, Log: log, Root: s.external.Path, Version: c.Version, Limits: s.limits,
 	})
 	return err
 }

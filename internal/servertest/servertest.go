@@ -69,6 +69,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	for _, option := range options {
 		option(&s.config)
 	}
+	s.DataDir = s.config.DataDir
 	s.start()
 	t.Cleanup(s.Stop)
 	// Later starts keep the ports, so that clients find the server again.
