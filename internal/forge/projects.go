@@ -271,6 +271,9 @@ func (f *Forge) ProtectBranch(ctx context.Context, p Principal, idOrPath string,
 	if err := tidelock.ValidRef(tidelock.BranchRef(strings.ReplaceAll(b.Pattern, "*", "x"))); err != nil {
 		return tidelock.ProtectedBranch{}, tidelock.FieldErrorf(tidelock.Invalid, "name", "is not a branch name or pattern")
 	}
+	if err := f.checkKeys(ctx, project, b.Keys); err != nil {
+		return tidelock.ProtectedBranch{}, err
+	}
 	b.Project = project.ID
 	var made tidelock.ProtectedBranch
 	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
@@ -278,7 +281,7 @@ func (f *Forge) ProtectBranch(ctx context.Context, p Principal, idOrPath string,
 		made, err = f.store.ProtectBranch(ctx, b)
 		return change{
 			act: "branch protected", on: OnProject(project), subject: fmt.Sprintf("branch %q", b.Pattern),
-			detail: fmt.Sprintf("push %s, merge %s, force %t", b.PushLevel, b.MergeLevel, b.AllowForce),
+			detail: protectionDetail(b),
 		}, err
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"tidelock.dev"
@@ -138,17 +139,43 @@ func (f *Forge) UnprotectTag(ctx context.Context, p Principal, idOrPath, pattern
 	})
 }
 
+// protectionDetail is what the audit log says of a protected branch.
+func protectionDetail(b tidelock.ProtectedBranch) string {
+	detail := fmt.Sprintf("push %s, merge %s, force %t", b.PushLevel, b.MergeLevel, b.AllowForce)
+	for _, key := range b.Keys {
+		detail += fmt.Sprintf(", deploy key %d", key)
+	}
+	return detail
+}
+
 // ProtectionEdit changes a protected branch; nil fields stay.
 type ProtectionEdit struct {
 	PushLevel, MergeLevel *tidelock.AccessLevel
 	AllowForce            *bool
-	Keys                  *[]tidelock.KeyID
+	AddKeys, RemoveKeys   []tidelock.KeyID
+}
+
+// checkKeys refuses keys that may not push to the project anyway.
+func (f *Forge) checkKeys(ctx context.Context, project tidelock.Project, keys []tidelock.KeyID) error {
+	for _, key := range keys {
+		_, push, err := f.store.KeyRights(ctx, key, tidelock.Holder{Project: project.ID})
+		if err != nil {
+			return fmt.Errorf("read what key %d may do in project %d: %w", key, project.ID, err)
+		}
+		if !push {
+			return tidelock.Errorf(tidelock.Invalid, "%d is not a deploy key that may push to this project", key)
+		}
+	}
+	return nil
 }
 
 // EditProtectedBranch changes a protection by its pattern.
 func (f *Forge) EditProtectedBranch(ctx context.Context, p Principal, idOrPath, pattern string, e ProtectionEdit) (tidelock.ProtectedBranch, error) {
 	project, err := f.ProjectFor(ctx, p, idOrPath, Protect)
 	if err != nil {
+		return tidelock.ProtectedBranch{}, err
+	}
+	if err := f.checkKeys(ctx, project, e.AddKeys); err != nil {
 		return tidelock.ProtectedBranch{}, err
 	}
 	var after tidelock.ProtectedBranch
@@ -164,11 +191,13 @@ func (f *Forge) EditProtectedBranch(ctx context.Context, p Principal, idOrPath, 
 			set(&b.PushLevel, e.PushLevel)
 			set(&b.MergeLevel, e.MergeLevel)
 			set(&b.AllowForce, e.AllowForce)
-			set(&b.Keys, e.Keys)
+			b.Keys = slices.DeleteFunc(append(b.Keys, e.AddKeys...), func(key tidelock.KeyID) bool { return slices.Contains(e.RemoveKeys, key) })
+			slices.Sort(b.Keys)
+			b.Keys = slices.Compact(b.Keys)
 			after, err = f.store.UpdateProtectedBranch(ctx, b)
 			return change{
 				act: "branch protection edited", on: OnProject(project), subject: fmt.Sprintf("branch %q", pattern),
-				detail: fmt.Sprintf("push %s, merge %s, force %t", b.PushLevel, b.MergeLevel, b.AllowForce),
+				detail: protectionDetail(b),
 			}, err
 		}
 		return change{}, tidelock.Errorf(tidelock.NotFound, "no protected branch %q", pattern)

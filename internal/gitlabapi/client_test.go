@@ -28,6 +28,8 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("deploy tokens", func(t *testing.T) { clientDeployTokens(t, w, c) })
 	t.Run("protected branches", func(t *testing.T) { clientProtectedBranches(t, w, c) })
 	t.Run("repository", func(t *testing.T) { clientRepository(t, w, c) })
+	t.Run("writing code", func(t *testing.T) { clientCode(t, w, c) })
+	t.Run("branches and tags", func(t *testing.T) { clientRefs(t, w, c) })
 	t.Run("agents", func(t *testing.T) { clientAgents(t, w, c) })
 	t.Run("ours", func(t *testing.T) { clientOurs(t, w, c) })
 	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })

@@ -370,9 +370,7 @@ func (a *API) createProject(w http.ResponseWriter, r *request) error {
 	project := forge.NewProject{
 		Namespace: namespace, Name: r.text("name"), Path: r.text("path"),
 		Description: r.text("description"), Visibility: r.visibility("visibility"), DefaultBranch: r.text("default_branch"),
-	}
-	if r.flag("initialize_with_readme") {
-		r.note("initialize_with_readme", "is not supported: push the first commit")
+		Readme: r.flag("initialize_with_readme"),
 	}
 	if err := r.err(); err != nil {
 		return err

@@ -37,8 +37,16 @@ func levelsShape(id int64, l tidelock.AccessLevel) []levelShape {
 }
 
 func shapeProtection(b tidelock.ProtectedBranch) protectionShape {
+	pushers := levelsShape(b.ID, b.PushLevel)
+	if len(b.Keys) > 0 && b.PushLevel == tidelock.NoAccess {
+		pushers = pushers[:0] // only the keys may
+	}
+	for _, key := range b.Keys {
+		keyID := int64(key)
+		pushers = append(pushers, levelShape{ID: keyID, AccessLevel: tidelock.Maintainer, Description: "Deploy key", DeployKeyID: &keyID})
+	}
 	return protectionShape{
-		ID: b.ID, Name: b.Pattern, PushLevels: levelsShape(b.ID, b.PushLevel), MergeLevels: levelsShape(b.ID, b.MergeLevel),
+		ID: b.ID, Name: b.Pattern, PushLevels: pushers, MergeLevels: levelsShape(b.ID, b.MergeLevel),
 		AllowForcePush: b.AllowForce, UnprotectLevels: []levelShape{},
 	}
 }
@@ -78,11 +86,13 @@ func (a *API) protectBranch(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	r.need("name")
+	pushers, mergers := r.allowed("allowed_to_push"), r.allowed("allowed_to_merge")
 	branch := tidelock.ProtectedBranch{
 		Pattern:    r.text("name"),
-		PushLevel:  r.protectionLevel("push_access_level"),
-		MergeLevel: r.protectionLevel("merge_access_level"),
+		PushLevel:  pushers.or(r.protectionLevel("push_access_level"), r.has("push_access_level")),
+		MergeLevel: mergers.or(r.protectionLevel("merge_access_level"), r.has("merge_access_level")),
 		AllowForce: r.flag("allow_force_push"),
+		Keys:       pushers.keys,
 	}
 	if err := r.err(); err != nil {
 		return err
@@ -113,8 +123,176 @@ func (p *params) protectionLevel(name string) tidelock.AccessLevel {
 	return tidelock.NoAccess
 }
 
+// allowed is who GitLab's list of elements such as {"access_level": 30} or
+// {"deploy_key_id": 1} lets do something. Of several levels the lowest counts,
+// as it does when each of them may.
+type allowed struct {
+	level *tidelock.AccessLevel
+	keys  []tidelock.KeyID
+	gone  []int64 // ids to take from the list there is
+}
+
+// or is the level, or if the list has none what is given beside it: a list of
+// deploy keys alone keeps everybody else out.
+func (l allowed) or(level tidelock.AccessLevel, given bool) tidelock.AccessLevel {
+	switch {
+	case l.level != nil:
+		return *l.level
+	case len(l.keys) > 0 && !given:
+		return tidelock.NoAccess
+	}
+	return level
+}
+
+func (p *params) allowed(name string) allowed {
+	var l allowed
+	if !p.has(name) {
+		return l
+	}
+	elements, ok := p.values[name].([]any)
+	if !ok {
+		p.note(name, "is invalid")
+		return l
+	}
+	for _, element := range elements {
+		values, ok := element.(map[string]any)
+		if !ok {
+			p.note(name, "is invalid")
+			continue
+		}
+		one := &params{values: values}
+		switch {
+		case one.has("_destroy") && one.flag("_destroy"):
+			one.need("id")
+			l.gone = append(l.gone, one.number("id"))
+		case one.number("user_id") != 0, one.number("group_id") != 0:
+			one.note("user_id and group_id", "are not supported; use access_level or deploy_key_id")
+		case one.number("deploy_key_id") > 0:
+			if name != "allowed_to_push" {
+				one.note("deploy_key_id", "can only push")
+			}
+			l.keys = append(l.keys, tidelock.KeyID(one.number("deploy_key_id")))
+		case one.has("access_level"):
+			level := one.protectionLevel("access_level")
+			if l.level == nil || *l.level == tidelock.NoAccess || level != tidelock.NoAccess && level < *l.level {
+				l.level = &level
+			}
+		default:
+			one.need("access_level")
+		}
+		for _, wrong := range one.wrong {
+			p.note(name, wrong)
+		}
+	}
+	slices.Sort(l.keys)
+	l.keys = slices.Compact(l.keys)
+	return l
+}
+
+// editProtectedBranch changes a protection. As with GitLab, keys are added to
+// those there are, and an element with _destroy and an id takes one away; of
+// levels there is one, which the new one replaces.
+func (a *API) editProtectedBranch(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.Protect); err != nil {
+		return err
+	}
+	pushers, mergers := r.allowed("allowed_to_push"), r.allowed("allowed_to_merge")
+	edit := forge.ProtectionEdit{
+		PushLevel:  given(&r.params, "push_access_level", r.protectionLevel),
+		MergeLevel: given(&r.params, "merge_access_level", r.protectionLevel),
+		AllowForce: given(&r.params, "allow_force_push", r.flag),
+		AddKeys:    pushers.keys,
+	}
+	if pushers.level != nil {
+		edit.PushLevel = pushers.level
+	}
+	if mergers.level != nil {
+		edit.MergeLevel = mergers.level
+	}
+	for _, id := range pushers.gone {
+		edit.RemoveKeys = append(edit.RemoveKeys, tidelock.KeyID(id))
+	}
+	if err := r.err(); err != nil {
+		return err
+	}
+	edited, err := a.forge.EditProtectedBranch(r.ctx(), r.by, r.arg("id"), r.arg("name"), edit)
+	if err != nil {
+		return err
+	}
+	return ok(w, shapeProtection(edited))
+}
+
 func (a *API) unprotectBranch(w http.ResponseWriter, r *request) error {
 	if err := a.forge.UnprotectBranch(r.ctx(), r.by, r.arg("id"), r.arg("name")); err != nil {
+		return err
+	}
+	return gone(w)
+}
+
+type protectedTagShape struct {
+	Name         string       `json:"name"`
+	CreateLevels []levelShape `json:"create_access_levels"`
+}
+
+func shapeProtectedTag(t tidelock.ProtectedTag) protectedTagShape {
+	return protectedTagShape{Name: t.Pattern, CreateLevels: levelsShape(t.ID, t.CreateLevel)}
+}
+
+func (a *API) listProtectedTags(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.ReadTagRules); err != nil {
+		return err
+	}
+	page := r.page()
+	if err := r.err(); err != nil {
+		return err
+	}
+	protected, err := a.forge.ProtectedTags(r.ctx(), r.by, r.arg("id"))
+	if err != nil {
+		return err
+	}
+	return writePage(a, w, r, page, each(cut(page, protected), shapeProtectedTag), len(protected))
+}
+
+func (a *API) showProtectedTag(w http.ResponseWriter, r *request) error {
+	protected, err := a.forge.ProtectedTags(r.ctx(), r.by, r.arg("id"))
+	if err != nil {
+		return err
+	}
+	for _, t := range protected {
+		if t.Pattern == r.arg("name") {
+			return ok(w, shapeProtectedTag(t))
+		}
+	}
+	return errNotFound
+}
+
+func (a *API) protectTag(w http.ResponseWriter, r *request) error {
+	if _, err := a.project(r, forge.ProtectTags); err != nil {
+		return err
+	}
+	r.need("name")
+	creators := r.allowed("allowed_to_create")
+	tag := tidelock.ProtectedTag{
+		Pattern:     r.text("name"),
+		CreateLevel: creators.or(r.protectionLevel("create_access_level"), r.has("create_access_level")),
+	}
+	if err := r.err(); err != nil {
+		return err
+	}
+	made, err := a.forge.ProtectTag(r.ctx(), r.by, r.arg("id"), tag)
+	if tidelock.KindOf(err) == tidelock.Conflict {
+		return &statusError{status: http.StatusConflict, body: errorBody{
+			Message: "Protected tag '" + tag.Pattern + "' already exists",
+		}}
+	}
+	if err != nil {
+		return err
+	}
+	return created(w, shapeProtectedTag(made))
+}
+
+func (a *API) unprotectTag(w http.ResponseWriter, r *request) error {
+	if err := a.forge.UnprotectTag(r.ctx(), r.by, r.arg("id"), r.arg("name")); err != nil {
 		return err
 	}
 	return gone(w)

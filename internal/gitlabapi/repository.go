@@ -1,24 +1,16 @@
 package gitlabapi
 
 import (
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
-	"mime"
 	"net/http"
-	"path"
-	"strconv"
+	"net/url"
+	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
 )
-
-// maxFile is the size, in bytes, above which a file is not served by the API;
-// git serves it.
-const maxFile = 32 << 20
 
 // code is the project that a route names and its repository, for a caller who
 // may read the code.
@@ -48,10 +40,31 @@ type commitShape struct {
 	WebURL           string              `json:"web_url"`
 }
 
+type statsShape struct {
+	Additions int `json:"additions"`
+	Deletions int `json:"deletions"`
+	Total     int `json:"total"`
+}
+
+// shapeStats is null for a commit that took too long to count.
+func shapeStats(counted map[tidelock.CommitID]gitrepo.Stats, commit tidelock.CommitID) *statsShape {
+	s, ok := counted[commit]
+	if !ok {
+		return nil
+	}
+	return &statsShape{Additions: s.Additions, Deletions: s.Deletions, Total: s.Additions + s.Deletions}
+}
+
+// A commitListed has the stats that GitLab adds to a list when asked for them.
+type commitListed struct {
+	commitShape
+	Stats *statsShape `json:"stats,omitempty"`
+}
+
 // A commitAlone has what GitLab adds when one commit is asked for.
 type commitAlone struct {
 	commitShape
-	Stats        *struct{}             `json:"stats"`
+	Stats        *statsShape           `json:"stats"`
 	Status       *tidelock.StatusState `json:"status"`
 	ProjectID    tidelock.ProjectID    `json:"project_id"`
 	LastPipeline *pipelineShape        `json:"last_pipeline"`
@@ -73,13 +86,15 @@ func (a *API) listCommits(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	query := gitrepo.CommitQuery{
-		Rev: r.text("ref_name"), Path: strings.Trim(r.text("path"), "/"),
+		Rev: r.text("ref_name"), All: r.flag("all"), Path: strings.Trim(r.text("path"), "/"), Author: r.text("author"),
+		FirstParent: r.flag("first_parent"), Topological: r.word("order", "default", "topo") == "topo",
 		Since: r.when("since"), Until: r.when("until"), Page: r.page(),
 	}
+	withStats := r.flag("with_stats")
 	if err := r.err(); err != nil {
 		return err
 	}
-	byDefault := query.Rev == ""
+	byDefault := query.Rev == "" && !query.All
 	if byDefault {
 		query.Rev = string(tidelock.BranchRef(project.DefaultBranch))
 	}
@@ -99,99 +114,61 @@ func (a *API) listCommits(w http.ResponseWriter, r *request) error {
 		}
 		more, query.Page = len(next) > 0, page
 	}
-	shapes := each(commits, func(c gitrepo.Commit) commitShape { return a.commitShape(project, c) })
+	stats := map[tidelock.CommitID]gitrepo.Stats{}
+	if withStats {
+		stats, err = repo.Stats(r.ctx(), each(commits, func(c gitrepo.Commit) tidelock.CommitID { return c.ID })...)
+		if err != nil {
+			return err
+		}
+	}
+	shapes := each(commits, func(c gitrepo.Commit) commitListed {
+		listed := commitListed{commitShape: a.commitShape(project, c)}
+		if withStats {
+			listed.Stats = shapeStats(stats, c.ID)
+		}
+		return listed
+	})
 	return writeUncounted(a, w, r, query.Page, shapes, more)
 }
 
 func (a *API) showCommit(w http.ResponseWriter, r *request) error {
-	project, repo, err := a.code(r)
+	project, _, err := a.code(r)
 	if err != nil {
 		return err
 	}
-	commit, err := repo.Commit(r.ctx(), r.arg("sha"))
-	if err != nil {
-		return missing("Commit", err)
-	}
-	shape := commitAlone{commitShape: a.commitShape(project, commit), ProjectID: project.ID}
-	pipeline, found, err := a.forge.PipelineOf(r.ctx(), r.by, project, commit.ID)
-	if err != nil {
-		return err
-	}
-	if found {
-		shape.Status, shape.LastPipeline = &pipeline.State, new(a.pipelineShape(project, pipeline))
-	}
-	return ok(w, shape)
-}
-
-type branchShape struct {
-	Name               string      `json:"name"`
-	Merged             bool        `json:"merged"`
-	Protected          bool        `json:"protected"`
-	Default            bool        `json:"default"`
-	DevelopersCanPush  bool        `json:"developers_can_push"`
-	DevelopersCanMerge bool        `json:"developers_can_merge"`
-	CanPush            bool        `json:"can_push"`
-	WebURL             string      `json:"web_url"`
-	Commit             commitShape `json:"commit"`
-}
-
-func (a *API) branchShape(r *request, p tidelock.Project, repo *gitrepo.Repo, b forge.Branch) (branchShape, error) {
-	commit, err := repo.Commit(r.ctx(), string(b.Commit))
-	if err != nil {
-		return branchShape{}, err
-	}
-	return branchShape{
-		Name: b.Name, Protected: b.Protected, Default: b.Default,
-		DevelopersCanPush: b.DevelopersCanPush, DevelopersCanMerge: b.DevelopersCanPush, CanPush: b.CanPush,
-		WebURL: a.webURL(p.FullPath, "-/tree", b.Name), Commit: a.commitShape(p, commit),
-	}, nil
-}
-
-func (a *API) listBranches(w http.ResponseWriter, r *request) error {
-	project, repo, err := a.code(r)
-	if err != nil {
-		return err
-	}
-	wanted := nameFilter(r.text("search"))
-	page := r.page()
+	withStats := r.flagOr("stats", true)
 	if err := r.err(); err != nil {
 		return err
 	}
-	all, err := a.forge.Branches(r.ctx(), r.by, project)
+	shape, err := a.commitAlone(r, project, r.arg("sha"), withStats)
 	if err != nil {
-		return err
-	}
-	branches := []forge.Branch{}
-	for _, b := range all {
-		if wanted(b.Name) {
-			branches = append(branches, b)
-		}
-	}
-	shapes := []branchShape{}
-	for _, b := range cut(page, branches) {
-		shape, err := a.branchShape(r, project, repo, b)
-		if err != nil {
-			return err
-		}
-		shapes = append(shapes, shape)
-	}
-	return writePage(a, w, r, page, shapes, len(branches))
-}
-
-func (a *API) showBranch(w http.ResponseWriter, r *request) error {
-	project, repo, err := a.code(r)
-	if err != nil {
-		return err
-	}
-	branch, err := a.forge.Branch(r.ctx(), r.by, project, r.arg("branch"))
-	if err != nil {
-		return err
-	}
-	shape, err := a.branchShape(r, project, repo, branch)
-	if err != nil {
-		return err
+		return missing("Commit", err)
 	}
 	return ok(w, shape)
+}
+
+func (a *API) commitAlone(r *request, p tidelock.Project, rev string, withStats bool) (commitAlone, error) {
+	repo := a.repos.Repo(p.ID)
+	commit, err := repo.Commit(r.ctx(), rev)
+	if err != nil {
+		return commitAlone{}, err
+	}
+	shape := commitAlone{commitShape: a.commitShape(p, commit), ProjectID: p.ID}
+	if withStats {
+		stats, err := repo.Stats(r.ctx(), commit.ID)
+		if err != nil {
+			return commitAlone{}, err
+		}
+		shape.Stats = shapeStats(stats, commit.ID)
+	}
+	pipeline, found, err := a.forge.PipelineOf(r.ctx(), r.by, p, commit.ID)
+	if err != nil {
+		return commitAlone{}, err
+	}
+	if found {
+		shape.Status, shape.LastPipeline = &pipeline.State, new(a.pipelineShape(p, pipeline))
+	}
+	return shape, nil
 }
 
 // nameFilter is GitLab's search in names: "^a" begins, "a$" ends, and other
@@ -214,98 +191,6 @@ func nameFilter(search string) func(string) bool {
 	}
 }
 
-type tagShape struct {
-	Name      string            `json:"name"`
-	Message   *string           `json:"message"` // null for a lightweight tag
-	Target    tidelock.CommitID `json:"target"`
-	Commit    commitShape       `json:"commit"`
-	Release   *struct{}         `json:"release"`
-	Protected bool              `json:"protected"`
-	CreatedAt zoned             `json:"created_at"`
-}
-
-func (a *API) tagShape(r *request, p tidelock.Project, repo *gitrepo.Repo, head tidelock.Head) (tagShape, error) {
-	name, _ := head.Ref.Tag()
-	commit, err := repo.Commit(r.ctx(), string(head.Commit))
-	if err != nil {
-		return tagShape{}, err
-	}
-	shape := tagShape{Name: name, Target: head.Object, Commit: a.commitShape(p, commit)}
-	if head.Object != head.Commit {
-		tag, err := repo.Tag(r.ctx(), head.Object)
-		if err != nil {
-			return tagShape{}, err
-		}
-		shape.Message, shape.CreatedAt = &tag.Message, zoned(tag.When)
-	}
-	return shape, nil
-}
-
-// tags are a project's tags that name a commit.
-func (a *API) tags(r *request, p tidelock.Project) ([]tidelock.Head, error) {
-	heads, err := a.forge.Heads(r.ctx(), r.by, p)
-	if err != nil {
-		return nil, err
-	}
-	tags := []tidelock.Head{}
-	for _, h := range heads {
-		if _, isTag := h.Ref.Tag(); isTag && h.Commit != "" {
-			tags = append(tags, h)
-		}
-	}
-	return tags, nil
-}
-
-func (a *API) listTags(w http.ResponseWriter, r *request) error {
-	project, repo, err := a.code(r)
-	if err != nil {
-		return err
-	}
-	wanted := nameFilter(r.text("search"))
-	page := r.page()
-	if err := r.err(); err != nil {
-		return err
-	}
-	all, err := a.tags(r, project)
-	if err != nil {
-		return err
-	}
-	tags := []tidelock.Head{}
-	for _, h := range all {
-		if name, _ := h.Ref.Tag(); wanted(name) {
-			tags = append(tags, h)
-		}
-	}
-	shapes := []tagShape{}
-	for _, h := range cut(page, tags) {
-		shape, err := a.tagShape(r, project, repo, h)
-		if err != nil {
-			return err
-		}
-		shapes = append(shapes, shape)
-	}
-	return writePage(a, w, r, page, shapes, len(tags))
-}
-
-func (a *API) showTag(w http.ResponseWriter, r *request) error {
-	project, repo, err := a.code(r)
-	if err != nil {
-		return err
-	}
-	head, err := a.forge.Resolve(r.ctx(), project.ID, tidelock.RefSpec{Tag: r.arg("tag_name")})
-	if err == nil && head.Commit == "" {
-		return errMissing("Tag")
-	}
-	if err != nil {
-		return missing("Tag", err)
-	}
-	shape, err := a.tagShape(r, project, repo, head)
-	if err != nil {
-		return err
-	}
-	return ok(w, shape)
-}
-
 type treeShape struct {
 	ID   tidelock.CommitID `json:"id"`
 	Name string            `json:"name"`
@@ -320,6 +205,7 @@ func (a *API) listTree(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	rev, dir, recursive := r.text("ref"), strings.Trim(r.text("path"), "/"), r.flag("recursive")
+	keyset, after := r.word("pagination", "legacy", "keyset", "none") == "keyset", r.text("page_token")
 	page := r.page()
 	if err := r.err(); err != nil {
 		return err
@@ -331,109 +217,29 @@ func (a *API) listTree(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return missing("Tree", err)
 	}
-	shapes := each(cut(page, entries), func(e gitrepo.TreeEntry) treeShape {
+	shape := func(e gitrepo.TreeEntry) treeShape {
 		return treeShape{ID: e.ID, Name: e.Name, Type: e.Type, Path: e.Path, Mode: e.Mode}
-	})
-	return writePage(a, w, r, page, shapes, len(entries))
-}
-
-type fileShape struct {
-	FileName        string            `json:"file_name"`
-	FilePath        string            `json:"file_path"`
-	Size            int64             `json:"size"`
-	Encoding        string            `json:"encoding"`
-	ContentSHA256   string            `json:"content_sha256"`
-	Ref             string            `json:"ref"`
-	BlobID          tidelock.CommitID `json:"blob_id"`
-	CommitID        tidelock.CommitID `json:"commit_id"`
-	LastCommitID    tidelock.CommitID `json:"last_commit_id"`
-	ExecuteFilemode bool              `json:"execute_filemode"`
-	Content         string            `json:"content"`
-}
-
-// showFile answers with a file in JSON, and with what is known of it in
-// headers, which is all that HEAD gets.
-func (a *API) showFile(w http.ResponseWriter, r *request) error {
-	if _, err := a.project(r, forge.ReadCode); err != nil {
-		return err
 	}
-	r.need("ref")
-	rev := r.text("ref")
-	if err := r.err(); err != nil {
-		return err
+	if !keyset {
+		return writePage(a, w, r, page, each(cut(page, entries), shape), len(entries))
 	}
-	file, shape, err := a.file(r, rev)
-	if err != nil {
-		return err
-	}
-	writeFileHeaders(w.Header(), shape)
-	shape.Content = base64.StdEncoding.EncodeToString(file.Content)
-	return ok(w, shape)
-}
-
-// rawFile answers with the content alone, as something no browser runs.
-func (a *API) rawFile(w http.ResponseWriter, r *request) error {
-	rev := r.text("ref")
-	if err := r.err(); err != nil {
-		return err
-	}
-	file, shape, err := a.file(r, rev)
-	if err != nil {
-		return err
-	}
-	h := w.Header()
-	writeFileHeaders(h, shape)
-	h.Set("Content-Type", "application/octet-stream")
-	if utf8.Valid(file.Content) {
-		h.Set("Content-Type", "text/plain; charset=utf-8")
-	}
-	h.Set("Content-Disposition", mime.FormatMediaType("inline", map[string]string{"filename": shape.FileName}))
-	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-	h.Set("Content-Length", strconv.Itoa(len(file.Content)))
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(file.Content) // fails only when the client left
-	return nil
-}
-
-func (a *API) file(r *request, rev string) (gitrepo.File, fileShape, error) {
-	project, repo, err := a.code(r)
-	if err != nil {
-		return gitrepo.File{}, fileShape{}, err
-	}
-	if rev == "" {
-		rev = "HEAD"
-	}
-	name := r.arg("file_path")
-	file, err := repo.File(r.ctx(), rev, name, maxFile)
-	if tidelock.KindOf(err) == tidelock.NotFound {
-		if _, noCommit := repo.Commit(r.ctx(), rev); noCommit != nil {
-			return gitrepo.File{}, fileShape{}, missing("Commit", noCommit)
+	if after != "" {
+		i := slices.IndexFunc(entries, func(e gitrepo.TreeEntry) bool { return treeToken(e) == after })
+		if i < 0 {
+			return errBadRequest("page_token names no entry of this tree")
 		}
-		return gitrepo.File{}, fileShape{}, errMissing("File")
+		entries = entries[i+1:]
 	}
-	if err != nil {
-		return gitrepo.File{}, fileShape{}, err
+	var next url.Values
+	if len(entries) > page.PerPage {
+		entries = entries[:page.PerPage]
+		next = url.Values{"page_token": {treeToken(entries[len(entries)-1])}}
 	}
-	if rev == "HEAD" {
-		rev = project.DefaultBranch
-	}
-	sum := sha256.Sum256(file.Content)
-	return file, fileShape{
-		FileName: path.Base(name), FilePath: name, Size: file.Size, Encoding: "base64",
-		ContentSHA256: hex.EncodeToString(sum[:]), Ref: rev, BlobID: file.Blob,
-		CommitID: file.Commit, LastCommitID: file.LastCommit, ExecuteFilemode: file.Mode == "100755",
-	}, nil
+	return writeKeyset(a, w, r, page.PerPage, each(entries, shape), next)
 }
 
-func writeFileHeaders(h http.Header, f fileShape) {
-	h.Set("X-Gitlab-Blob-Id", string(f.BlobID))
-	h.Set("X-Gitlab-Commit-Id", string(f.CommitID))
-	h.Set("X-Gitlab-Content-Sha256", f.ContentSHA256)
-	h.Set("X-Gitlab-Encoding", f.Encoding)
-	h.Set("X-Gitlab-Execute-Filemode", strconv.FormatBool(f.ExecuteFilemode))
-	h.Set("X-Gitlab-File-Name", f.FileName)
-	h.Set("X-Gitlab-File-Path", f.FilePath)
-	h.Set("X-Gitlab-Last-Commit-Id", string(f.LastCommitID))
-	h.Set("X-Gitlab-Ref", f.Ref)
-	h.Set("X-Gitlab-Size", strconv.FormatInt(f.Size, 10))
+// treeToken names an entry to go on after: its path, in letters that every URL
+// takes.
+func treeToken(e gitrepo.TreeEntry) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(e.Path))
 }

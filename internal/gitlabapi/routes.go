@@ -6,10 +6,11 @@ import (
 )
 
 const (
-	get  = http.MethodGet
-	post = http.MethodPost
-	put  = http.MethodPut
-	del  = http.MethodDelete
+	get   = http.MethodGet
+	post  = http.MethodPost
+	put   = http.MethodPut
+	patch = http.MethodPatch
+	del   = http.MethodDelete
 )
 
 // Routes lists the route table as "METHOD /pattern", for tests that hold it
@@ -137,6 +138,7 @@ func (a *API) table() []route {
 		{get, "/projects/:id/pushes", a.listPushes},
 	}
 	return slices.Concat(routes,
+		a.repositoryRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
 		a.environmentRoutes(),

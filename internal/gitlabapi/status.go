@@ -151,6 +151,9 @@ func (a *API) postStatus(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	posted, err := a.forge.PostStatus(r.ctx(), r.by, project, r.arg("sha"), status)
+	if e, ok := errors.AsType[*tidelock.Error](err); ok && e.Kind == tidelock.TooLarge {
+		return &statusError{status: http.StatusUnprocessableEntity, body: errorBody{Message: e.Message}}
+	}
 	if err != nil {
 		return plainly(err)
 	}
@@ -159,22 +162,6 @@ func (a *API) postStatus(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return created(w, a.statusShape(posted, author))
-}
-
-// plainly says what broke a rule without GitLab's usual preface, as its
-// services for statuses and deployments do.
-func plainly(err error) error {
-	e, ok := errors.AsType[*tidelock.Error](err)
-	if !ok || e.Field != "" {
-		return err
-	}
-	switch e.Kind {
-	case tidelock.Invalid:
-		return &statusError{status: http.StatusBadRequest, body: errorBody{Message: e.Message}}
-	case tidelock.TooLarge:
-		return &statusError{status: http.StatusUnprocessableEntity, body: errorBody{Message: e.Message}}
-	}
-	return err
 }
 
 // decimal reads a number that may have a fraction; absent and empty are 0.
