@@ -19,6 +19,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 	"tidelock.dev/internal/tunnel"
 )
 
@@ -36,6 +37,9 @@ type Config struct {
 	// ForgeURLs are the URLs under which this forge serves git: external URL,
 	// aliases, ssh. A source belongs to the forge if its URL lies under one.
 	ForgeURLs []string
+
+	// Limits says how many tokens that are not valid an address may try.
+	Limits *limit.Guard // default: any number
 
 	// DisableResync leaves only live events to announce a change: nothing is
 	// compared on connect, on a timer or by digest. It exists to show that
@@ -163,7 +167,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
 		return tidelock.Errorf(tidelock.Unauthenticated, "no agent token was given: send the header \"Authorization: Bearer glagent-…\"")
 	}
-	agent, token, err := s.Forge.AuthenticateAgent(r.Context(), tidelock.NewSecret(strings.TrimSpace(secret)))
+	var agent tidelock.Agent
+	token, err := limit.SignIn(s.Limits, "agent", r.RemoteAddr, secret, func() (token tidelock.AgentToken, err error) {
+		agent, token, err = s.Forge.AuthenticateAgent(r.Context(), tidelock.NewSecret(strings.TrimSpace(secret)))
+		return token, err
+	})
 	if err != nil {
 		return err
 	}
@@ -208,7 +216,11 @@ func errNotRunning() error {
 
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status, text, reason := http.StatusInternalServerError, "internal error", "error"
+	e, exceeded := errors.AsType[*limit.Exceeded](err)
 	switch kind := tidelock.KindOf(err); {
+	case exceeded:
+		e.Tell(w.Header())
+		status, text, reason = http.StatusTooManyRequests, err.Error(), "too_many"
 	case errors.Is(err, errTooMany):
 		status, text, reason = http.StatusTooManyRequests, err.Error(), "too_many"
 	case kind == tidelock.Unauthenticated:

@@ -22,6 +22,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 )
 
 //go:embed templates/*.html
@@ -35,14 +36,19 @@ type Config struct {
 	Forge *forge.Forge // required
 	Log   *slog.Logger // required
 
+	Limits  *limit.Guard     // default: everybody may ask as much as they like
 	Root    string           // path of the external URL, such as "/tidelock"; default ""
 	Version string           // shown at the foot of each page
 	Now     func() time.Time // default time.Now
 }
 
+// surface names the pages to limits.
+const surface = "console"
+
 // A Console serves pages. It expects paths without Root.
 type Console struct {
 	forge    *forge.Forge
+	limits   *limit.Guard
 	log      *slog.Logger
 	root     string
 	version  string
@@ -67,7 +73,7 @@ func New(c Config) (*Console, error) {
 	}
 	sum := sha256.Sum256(styles)
 	con := &Console{
-		forge: c.Forge, log: c.Log.With("component", "console"), root: c.Root, version: c.Version, now: c.Now,
+		forge: c.Forge, limits: c.Limits, log: c.Log.With("component", "console"), root: c.Root, version: c.Version, now: c.Now,
 		pages:    pages,
 		stylesAt: "/-/static/console." + hex.EncodeToString(sum[:6]) + ".css",
 	}
@@ -113,7 +119,10 @@ func (c *Console) page(answer pageFunc) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, 16<<10)
 		viewer, err := c.viewer(r)
 		if err == nil {
-			err = answer(w, r, viewer)
+			_, err = c.limits.Admit(surface, viewer.Allowance(r.RemoteAddr))
+		}
+		if err == nil {
+			err = answer(w, r, viewer.Via(r.RemoteAddr))
 		}
 		if err != nil {
 			c.writeError(w, r, err)
@@ -161,12 +170,16 @@ func (c *Console) writeError(w http.ResponseWriter, r *http.Request, err error) 
 	id := w.Header().Get("X-Request-Id")
 	page := problemPage{frame: c.frame("Not found", forge.Principal{}), Message: err.Error(), RequestID: id}
 	status := http.StatusInternalServerError
-	switch tidelock.KindOf(err) {
-	case tidelock.NotFound:
+	exceeded, tooMany := errors.AsType[*limit.Exceeded](err)
+	switch kind := tidelock.KindOf(err); {
+	case tooMany:
+		exceeded.Tell(w.Header())
+		status, page.Title = http.StatusTooManyRequests, "Too many requests"
+	case kind == tidelock.NotFound:
 		status = http.StatusNotFound
-	case tidelock.Invalid:
+	case kind == tidelock.Invalid:
 		status, page.Title = http.StatusBadRequest, "Not understood"
-	case tidelock.Denied, tidelock.Unauthenticated:
+	case kind == tidelock.Denied, kind == tidelock.Unauthenticated:
 		status, page.Title = http.StatusForbidden, "Not allowed"
 	default:
 		if errors.Is(err, context.Canceled) && r.Context().Err() != nil {

@@ -10,6 +10,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 )
 
 const (
@@ -101,7 +102,9 @@ func (c *Console) viewer(r *http.Request) (forge.Principal, error) {
 // authenticate takes tokens of users that may read the API: pages show what
 // it shows.
 func (c *Console) authenticate(r *http.Request, token tidelock.Secret) (forge.Principal, error) {
-	p, err := c.forge.Authenticate(r.Context(), token)
+	p, err := limit.SignIn(c.limits, surface, r.RemoteAddr, token.Reveal(), func() (forge.Principal, error) {
+		return c.forge.Authenticate(r.Context(), token)
+	})
 	if err != nil {
 		return forge.Principal{}, err
 	}

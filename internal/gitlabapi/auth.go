@@ -6,18 +6,24 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 )
 
 // authenticate reads a request's credential and asks the forge whose it is.
 // The first carrier that is there decides, in GitLab's order, so that a bad
 // token is never covered by a good one behind it. No credential is anonymous;
 // one of a sort that we do not take is refused, not ignored.
-func (a *API) authenticate(r *http.Request) (forge.Principal, error) {
+func (a *API) authenticate(r *http.Request, to route) (forge.Principal, error) {
 	secret, ok, err := credential(r)
 	if err != nil || !ok {
 		return forge.Principal{}, err
 	}
-	by, err := a.forge.Authenticate(r.Context(), secret)
+	by, err := limit.SignIn(a.limits, surface, r.RemoteAddr, secret.Reveal(), func() (forge.Principal, error) {
+		if strings.HasSuffix(to.pattern, "/rotate") {
+			return a.forge.AuthenticateToRotate(r.Context(), secret, r.RemoteAddr)
+		}
+		return a.forge.Authenticate(r.Context(), secret)
+	})
 	if err != nil {
 		return forge.Principal{}, err
 	}

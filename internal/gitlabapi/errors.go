@@ -8,6 +8,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 )
 
 // A statusError is an answer that is known in full.
@@ -140,6 +141,9 @@ func notFoundText(message string) string {
 func (a *API) writeError(w *tracked, r *http.Request, err error) {
 	_, given, _ := credential(r)
 	told := answer(err, !given)
+	if e, ok := errors.AsType[*limit.Exceeded](err); ok {
+		told = errTooMany(w, e)
+	}
 	if told.status >= http.StatusInternalServerError && r.Context().Err() != nil {
 		return // it failed because the client left
 	}

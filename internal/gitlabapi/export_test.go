@@ -1,8 +1,10 @@
 package gitlabapi
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"tidelock.dev"
 )
@@ -67,3 +69,6 @@ func CredentialOf(r *http.Request) (string, bool, error) {
 	secret, given, err := credential(r)
 	return secret.Reveal(), given, err
 }
+
+// LargeRoutes are the routes whose requests may be large, or cost much.
+func LargeRoutes() []string { return slices.Collect(maps.Keys(large)) }

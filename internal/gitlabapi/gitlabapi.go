@@ -24,13 +24,11 @@ import (
 
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/limit"
 )
 
 // Prefix is where the handler expects to be served.
 const Prefix = "/api/v4"
-
-// maxBody is how much of a request's body is read.
-const maxBody = 1 << 20
 
 // Config is what the API is made of.
 type Config struct {
@@ -57,6 +55,9 @@ type Config struct {
 	// Hooks calls hooks while somebody waits.
 	Hooks HookCaller // default: they can be neither tested nor called again
 
+	// Limits says how much each caller may ask.
+	Limits *limit.Guard // default: as much as they like
+
 	// Now is the clock.
 	Now func() time.Time // default time.Now
 }
@@ -65,6 +66,7 @@ type Config struct {
 type API struct {
 	forge  *forge.Forge
 	repos  *gitrepo.Disk
+	limits *limit.Guard
 	hooks  HookCaller
 	log    *slog.Logger
 	now    func() time.Time
@@ -86,7 +88,7 @@ func New(c Config) (*API, error) {
 		c.Hooks = noHooks{}
 	}
 	a := &API{
-		forge: c.Forge, repos: c.Repos, hooks: c.Hooks, now: c.Now, ssh: c.SSHURL,
+		forge: c.Forge, repos: c.Repos, hooks: c.Hooks, limits: c.Limits, now: c.Now, ssh: c.SSHURL,
 		log: c.Log.With("component", "gitlabapi"),
 		url: *c.ExternalURL,
 	}
@@ -133,18 +135,23 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
-	if r.Body != nil {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	}
 	route, args, err := a.routes.find(r.Method, strings.TrimPrefix(r.URL.EscapedPath(), Prefix))
 	if err != nil {
 		return err
 	}
-	by, err := a.authenticate(r)
+	by, err := a.authenticate(r, route)
 	if err != nil {
 		return err
 	}
-	in := &request{Request: r, by: by, args: args}
+	if err := a.admit(w, r, by); err != nil {
+		return err
+	}
+	in := &request{Request: r, by: by.Via(r.RemoteAddr), args: args}
+	leave, err := a.enter(w, in, route)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := in.read(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package gitlabapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,9 @@ func (r *request) read() error {
 	if err != nil {
 		return errBadRequest("the query is malformed")
 	}
+	if len(query) > maxParams {
+		return errTooManyParams
+	}
 	r.values = map[string]any{}
 	r.addForm(query)
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
@@ -51,12 +55,18 @@ func (r *request) read() error {
 		if err != nil {
 			return errBadRequest("the form is malformed")
 		}
+		if len(form) > maxParams {
+			return errTooManyParams
+		}
 		r.addForm(form)
 	case kind == "multipart/form-data":
 		if err := r.ParseMultipartForm(maxBody); err != nil {
 			return bodyError(err, "the multipart form is malformed")
 		}
 		defer r.MultipartForm.RemoveAll()
+		if len(r.MultipartForm.Value) > maxParams {
+			return errTooManyParams
+		}
 		r.addForm(r.MultipartForm.Value)
 	case kind == "application/json", strings.HasSuffix(kind, "+json"), kind == "":
 		return r.addJSON()
@@ -83,10 +93,13 @@ func (r *request) addJSON() error {
 	if err != nil {
 		return bodyError(err, "the body cannot be read")
 	}
-	if len(strings.TrimSpace(string(text))) == 0 {
+	if len(bytes.TrimSpace(text)) == 0 {
 		return nil
 	}
-	decoder := json.NewDecoder(strings.NewReader(string(text)))
+	if jsonDepth(text) > maxDepth {
+		return errBadRequest("the body is nested too deeply")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
 	var body map[string]any
 	if err := decoder.Decode(&body); err != nil {
@@ -94,6 +107,9 @@ func (r *request) addJSON() error {
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return errBadRequest("the body has more than one JSON value")
+	}
+	if len(body) > maxParams {
+		return errTooManyParams
 	}
 	for name, value := range body {
 		if value == nil {
@@ -103,6 +119,37 @@ func (r *request) addJSON() error {
 		r.values[name] = value
 	}
 	return nil
+}
+
+const (
+	maxParams = 1000 // of one request
+	maxDepth  = 32   // of JSON; what is read has four levels at most
+)
+
+var errTooManyParams = errBadRequest("there are too many parameters")
+
+// jsonDepth counts how deeply a JSON text is nested, before anything is made
+// of it.
+func jsonDepth(text []byte) int {
+	depth, deepest := 0, 0
+	quoted, escaped := false, false
+	for _, c := range text {
+		switch {
+		case escaped:
+			escaped = false
+		case quoted && c == '\\':
+			escaped = true
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+			deepest = max(deepest, depth)
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return deepest
 }
 
 // addForm takes "name=a" as a text, the last one winning, and "name[]=a" as

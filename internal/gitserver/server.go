@@ -13,6 +13,7 @@
 package gitserver
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/limit"
 )
 
 // Config is what a Server is made of.
@@ -43,6 +45,9 @@ type Config struct {
 	// Longest bounds one fetch or push from its beginning to its end.
 	Longest time.Duration // default 1h
 
+	// Limits says how much each caller may ask.
+	Limits *limit.Guard // default: as much as they like
+
 	Metrics prometheus.Registerer // default: not registered anywhere
 	Tracer  trace.TracerProvider  // default: nothing is traced
 }
@@ -51,6 +56,7 @@ type Config struct {
 type Server struct {
 	forge   *forge.Forge
 	repos   *gitrepo.Disk
+	limits  *limit.Guard
 	log     *slog.Logger
 	idle    time.Duration
 	longest time.Duration
@@ -73,6 +79,7 @@ func New(c Config) *Server {
 	s := &Server{
 		forge:   c.Forge,
 		repos:   c.Repos,
+		limits:  c.Limits,
 		log:     c.Log.With("component", "gitserver"),
 		idle:    c.Idle,
 		longest: c.Longest,
@@ -102,10 +109,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	principal, err := s.authenticate(r)
+	principal, err := s.admit(w, r)
 	if err != nil {
 		return err
 	}
+	principal = principal.Via(r.RemoteAddr)
 	project, err := s.forge.ProjectAt(r.Context(), principal, route.project, route.service.action())
 	if err != nil {
 		return hideFrom(principal, err)
@@ -182,11 +190,15 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		code = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "5")
 	}
+	if e, ok := errors.AsType[*limit.Exceeded](err); ok {
+		code, message = http.StatusTooManyRequests, tooMany(e)
+		e.Tell(w.Header())
+	}
 	if code == http.StatusInternalServerError {
 		if r.Context().Err() != nil {
 			return // nobody is there to be told
 		}
-		id := rand.Text()
+		id := cmp.Or(w.Header().Get("X-Request-Id"), rand.Text())
 		s.log.ErrorContext(r.Context(), "request failed", "request", id, "method", r.Method, "path", r.URL.Path, "error", err)
 		message = fmt.Sprintf("internal error; tell your administrator the request %s", id)
 	}

@@ -53,6 +53,17 @@ type Config struct {
 	MetricsListen string // --metrics-listen
 	OTLPEndpoint  string // --otlp-endpoint: where traces go, such as http://localhost:4318
 
+	// TrustedProxies are addresses and networks whose X-Forwarded-For says who
+	// the client is; from anybody else it means nothing.
+	TrustedProxies []string // --trusted-proxy, default none
+
+	// How many requests a minute callers may make, 0 for any number: one user,
+	// deploy token or deploy key; one address without a credential; one
+	// address with credentials that are not valid.
+	RateLimitUser      int // --rate-limit-user
+	RateLimitAnonymous int // --rate-limit-anonymous
+	RateLimitSignIn    int // --rate-limit-sign-in
+
 	MaxPushSize     int64         // --git-max-push-size in bytes, default 1 GiB
 	ShutdownTimeout time.Duration // --shutdown-timeout for requests in flight, default 30s
 
@@ -142,6 +153,23 @@ func (c Config) Validate() error {
 	}
 	if c.OTLPEndpoint != "" {
 		found.check("otlp-endpoint", checkURL(c.OTLPEndpoint, "http", "https"))
+	}
+	for _, proxy := range c.TrustedProxies {
+		if _, err := trustedProxies([]string{proxy}); err != nil {
+			found.add("trusted-proxy", "%q is neither an address nor a network such as 10.0.0.0/8", proxy)
+		}
+	}
+	for _, l := range []struct {
+		flag      string
+		perMinute int
+	}{
+		{"rate-limit-user", c.RateLimitUser},
+		{"rate-limit-anonymous", c.RateLimitAnonymous},
+		{"rate-limit-sign-in", c.RateLimitSignIn},
+	} {
+		if l.perMinute < 0 {
+			found.add(l.flag, "must not be negative; 0 sets no limit")
+		}
 	}
 	for _, allowed := range c.WebhookAllow {
 		_, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{allowed}})

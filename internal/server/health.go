@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/limit"
 )
 
 const (
@@ -102,9 +104,16 @@ func (s *Server) metricsForTheTrusted(w http.ResponseWriter, r *http.Request) {
 		if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 			secret = tidelock.NewSecret(bearer)
 		}
-		p, err := s.forge.Authenticate(r.Context(), secret)
+		p, err := limit.SignIn(s.limits, "metrics", r.RemoteAddr, secret.Reveal(), func() (forge.Principal, error) {
+			return s.forge.Authenticate(r.Context(), secret)
+		})
 		if err == nil {
 			err = s.forge.Allow(r.Context(), p, forge.Administer, forge.OnForge)
+		}
+		if e, ok := errors.AsType[*limit.Exceeded](err); ok {
+			e.Tell(w.Header())
+			http.Error(w, e.Error(), http.StatusTooManyRequests)
+			return
 		}
 		if err != nil {
 			http.Error(w, "metrics are for administrators and local callers; see --metrics-listen", http.StatusForbidden)

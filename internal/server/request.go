@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,10 +76,26 @@ func statusClass(status int) string {
 	return statusClasses[0]
 }
 
+// requestID is the id that the client gave the request, so that its log and
+// ours can be laid side by side, if it is one and not something to fill or
+// forge a log with; otherwise a new one.
+func requestID(r *http.Request) string {
+	given := r.Header.Get(requestIDHeader)
+	if given == "" || len(given) > mostRequestID || strings.ContainsFunc(given, func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' && c != '_' && c != '.'
+	}) {
+		return rand.Text()
+	}
+	return given
+}
+
+// mostRequestID has room for the forms in use, such as UUIDs.
+const mostRequestID = 64
+
 // observed wraps the routes: it gives the request an id, survives a panic,
 // counts, and logs the request at debug.
 func (s *Server) observed(w http.ResponseWriter, r *http.Request, surface string, next http.Handler) {
-	id := rand.Text()
+	id := requestID(r)
 	w.Header().Set(requestIDHeader, id)
 	ctx := context.WithValue(r.Context(), requestIDKey{}, id)
 	out := &answer{ResponseWriter: w}

@@ -10,14 +10,22 @@ import (
 	"tidelock.dev/internal/gitserver"
 )
 
+// maxURL has room for the longest path of a file, escaped.
+const maxURL = 16 << 10
+
 // ServeHTTP answers everything that arrives on the main listeners.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	r, ok := s.belowRoot(r)
+	r, ok := s.belowRoot(s.fromClient(r))
 	if !ok {
 		s.observed(w, r, "none", http.HandlerFunc(s.outsideRoot))
 		return
 	}
 	surface, handler := s.route(r)
+	if len(r.URL.Path)+len(r.URL.RawPath)+len(r.URL.RawQuery) > maxURL {
+		handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "the address is too long", http.StatusRequestURITooLong)
+		})
+	}
 	s.observed(w, r, surface, handler)
 }
 

@@ -35,14 +35,6 @@ func TestProbesAndHeaders(t *testing.T) {
 			t.Errorf("%s: got %d %q, want 200 %q", path, got.Status, got.Body, want)
 		}
 	}
-	ids := map[string]bool{}
-	for _, path := range []string{"/-/healthz", "/api/v4/version", "/", "/team/none.git/info/refs?service=git-upload-pack", "/-/kubernetes-agent/"} {
-		id := s.Do(http.MethodGet, path, "", nil, "X-Request-Id", "chosen-by-the-client").Header.Get("X-Request-Id")
-		if id == "" || id == "chosen-by-the-client" || ids[id] {
-			t.Errorf("%s: got request id %q, want a new one", path, id)
-		}
-		ids[id] = true
-	}
 }
 
 func TestNotReadyWithoutTheDisk(t *testing.T) {
