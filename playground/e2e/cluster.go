@@ -188,14 +188,18 @@ func Eventually(t testing.TB, within time.Duration, check func(context.Context) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
+	var last error // that says more than that the time is over
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", within, err)
+			t.Fatalf("not within %s: %v", within, last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
