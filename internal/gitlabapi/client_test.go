@@ -18,6 +18,7 @@ import (
 // client, which decodes strictly, and fails when a route was left out.
 func TestOfficialClient(t *testing.T) {
 	w := newWorld(t)
+	w.audits = map[string]bool{}
 	c := w.client()
 
 	t.Run("people", func(t *testing.T) { clientPeople(t, w, c) })
@@ -25,6 +26,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("projects", func(t *testing.T) { clientProjects(t, c) })
 	t.Run("members", func(t *testing.T) { clientMembers(t, w, c) })
 	t.Run("access tokens", func(t *testing.T) { clientAccessTokens(t, w, c) })
+	t.Run("SSH keys", func(t *testing.T) { clientKeys(t, w, c) })
 	t.Run("deploy tokens", func(t *testing.T) { clientDeployTokens(t, w, c) })
 	t.Run("protected branches", func(t *testing.T) { clientProtectedBranches(t, w, c) })
 	t.Run("repository", func(t *testing.T) { clientRepository(t, w, c) })
@@ -32,15 +34,21 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("branches and tags", func(t *testing.T) { clientRefs(t, w, c) })
 	t.Run("agents", func(t *testing.T) { clientAgents(t, w, c) })
 	t.Run("ours", func(t *testing.T) { clientOurs(t, w, c) })
-	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
+	t.Run("rotation", func(t *testing.T) { clientRotation(t, w, c) })
+	t.Run("shares", func(t *testing.T) { clientShares(t, w, c) })
+	t.Run("variables", func(t *testing.T) { clientVariables(t, w, c) })
+	t.Run("changes of users", func(t *testing.T) { clientUserChanges(t, w, c) })
+	t.Run("audit log", func(t *testing.T) { clientAudit(t, w, c) })
 	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
 	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
+	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {
 			t.Errorf("%s was not called with success", route)
 		}
 	}
+	checkAudits(t, w)
 }
 
 func clientPeople(t *testing.T, w *world, c *gitlab.Client) {

@@ -34,6 +34,9 @@ func (a *API) table() []route {
 		{get, "/users", a.listUsers},
 		{post, "/users", a.createUser},
 		{get, "/users/:user_id", a.showUser},
+		{put, "/users/:user_id", a.editUser},
+		{post, "/users/:user_id/block", a.setBlocked(true)},
+		{post, "/users/:user_id/unblock", a.setBlocked(false)},
 		{get, "/users/:user_id/projects", a.listUserProjects},
 
 		{get, "/namespaces", a.listNamespaces},
@@ -139,6 +142,11 @@ func (a *API) table() []route {
 	}
 	return slices.Concat(routes,
 		a.repositoryRoutes(),
+		a.keyRoutes(),
+		a.rotateRoutes(),
+		a.shareRoutes(),
+		a.variableRoutes(),
+		a.auditRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
 		a.environmentRoutes(),

@@ -44,6 +44,10 @@ type world struct {
 
 	mu     sync.Mutex
 	served map[string]bool // routes that were answered with success
+
+	// audits notes, of the routes that change something and were answered with
+	// success, which wrote to the audit log; nil notes nothing.
+	audits map[string]bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -61,7 +65,9 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
 	must(t, err)
-	w.forge, err = forge.New(forge.Config{Store: db, Repos: w.repos, Bus: hints, Log: log})
+	guard, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
+	must(t, err)
+	w.forge, err = forge.New(forge.Config{Store: db, Repos: w.repos, Bus: hints, Log: log, CheckHookURL: guard.CheckURL})
 	must(t, err)
 
 	ctx, stop := context.WithCancel(context.Background())
@@ -70,8 +76,6 @@ func newWorld(t *testing.T) *world {
 
 	server := httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	external, err := url.Parse("http://" + server.Listener.Addr().String())
-	must(t, err)
-	guard, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
 	hooks, err := webhook.New(webhook.Config{Forge: w.forge, Guard: guard, Log: log, ExternalURL: external})
 	must(t, err)
@@ -99,13 +103,30 @@ func newWorld(t *testing.T) *world {
 // serve notes which routes were served.
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	noted := &noting{ResponseWriter: rw}
+	before := w.auditLength(r)
 	w.api.ServeHTTP(noted, r)
 	if noted.status < 300 {
+		after := w.auditLength(r)
 		route, _ := gitlabapi.RouteOf(r.Method, strings.TrimPrefix(r.URL.EscapedPath(), gitlabapi.Prefix))
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.served[route] = true
+		if after > before {
+			w.audits[route] = true
+		}
 	}
+}
+
+// auditLength is how many events there are, 0 when nobody asks.
+func (w *world) auditLength(r *http.Request) int {
+	if w.audits == nil || r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return 0
+	}
+	_, n, err := w.forge.AuditLog(r.Context(), w.root, forge.OnForge, tidelock.AuditFilter{}, tidelock.Page{Number: 1, PerPage: 1})
+	if err != nil {
+		w.t.Errorf("read the audit log: %v", err)
+	}
+	return n
 }
 
 type noting struct {
