@@ -131,6 +131,7 @@ func (f *Forge) deploymentChanged(ctx context.Context, p Principal, d tidelock.D
 	f.log.InfoContext(ctx, "deployment changed", "project", d.Project, "deployment", d.ID, "environment", d.Environment,
 		"commit", d.Commit, "state", d.State, "by", by)
 	publish(f, tidelock.DeploymentChanged{Project: d.Project})
+	publish(f, tidelock.HooksDue{Project: d.Project})
 }
 
 // deployedCommit checks that the commit and the ref are there.

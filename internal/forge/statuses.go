@@ -133,6 +133,7 @@ func (f *Forge) PostStatus(ctx context.Context, p Principal, project tidelock.Pr
 	}
 
 	var status tidelock.Status
+	var moved bool
 	err = f.store.Atomically(ctx, func(ctx context.Context) error {
 		if err := f.store.LockProject(ctx, project.ID); err != nil {
 			return err
@@ -145,12 +146,16 @@ func (f *Forge) PostStatus(ctx context.Context, p Principal, project tidelock.Pr
 		if status, err = poster.post(ctx, pipeline, n); err != nil {
 			return err
 		}
-		return poster.sumUp(ctx, pipeline)
+		moved, err = poster.sumUp(ctx, pipeline)
+		return err
 	})
 	if err != nil {
 		return tidelock.Status{}, err
 	}
 	publish(f, tidelock.StatusChanged{Project: project.ID, Commit: commit})
+	if moved {
+		publish(f, tidelock.HooksDue{Project: project.ID})
+	}
 	return status, nil
 }
 
@@ -430,17 +435,19 @@ func move(s *tidelock.Status, wanted tidelock.StatusState, now time.Time) error 
 	return nil
 }
 
-// sumUp derives a pipeline from its latest statuses.
-func (o poster) sumUp(ctx context.Context, pipeline tidelock.Pipeline) error {
+// sumUp derives a pipeline from its latest statuses, and reports whether that
+// brought it into another state.
+func (o poster) sumUp(ctx context.Context, pipeline tidelock.Pipeline) (moved bool, err error) {
 	latest, _, err := o.f.store.Statuses(ctx, tidelock.StatusFilter{Project: o.project.ID, Pipeline: pipeline.ID, Latest: true}, tidelock.Page{})
 	if err != nil {
-		return err
+		return false, err
 	}
 	state := composite(latest)
+	moved = state != pipeline.State
 	switch {
 	case state == tidelock.StatusRunning && pipeline.StartedAt.IsZero():
 		pipeline.StartedAt = o.now
-	case state == pipeline.State:
+	case !moved:
 	case state == tidelock.StatusSuccess, state == tidelock.StatusFailed, state == tidelock.StatusCanceled:
 		pipeline.FinishedAt = o.now
 	}
@@ -453,7 +460,7 @@ func (o poster) sumUp(ctx context.Context, pipeline tidelock.Pipeline) error {
 		pipeline.Duration = busy(latest, o.now)
 	}
 	pipeline.Coverage = mean(latest)
-	return o.f.store.SavePipeline(ctx, pipeline)
+	return moved, o.f.store.SavePipeline(ctx, pipeline)
 }
 
 // composite is GitLab's summary of statuses; the order of its cases matters.

@@ -203,6 +203,7 @@ func firstOf(t *testing.T, a answer) map[string]any {
 var shapes = map[string]*regexp.Regexp{
 	"id":     regexp.MustCompile(`^[1-9][0-9]*$`),
 	"number": regexp.MustCompile(`^-?[0-9]+$`),
+	"real":   regexp.MustCompile(`^-?[0-9]+([.]|e|$)`),
 	"text":   regexp.MustCompile(`^"`),
 	"bool":   regexp.MustCompile(`^(true|false)$`),
 	"list":   regexp.MustCompile(`^\[`),
