@@ -15,29 +15,31 @@ type Action string
 
 const (
 	// On a project.
-	ReadProject   Action = "read project"
-	ReadCode      Action = "read code"      // files, commits, branches by API
-	PullCode      Action = "pull code"      // git fetch
-	PushCode      Action = "push code"      // git push; each ref is decided by AuthorizePush
-	WriteCode     Action = "write code"     // commits, branches and tags by API; each ref as in a push
-	ReadHistory   Action = "read history"   // pushes
-	ReadDelivery  Action = "read delivery"  // announcements: they name what is in clusters
-	EditProject   Action = "edit project"   // name, description, visibility, default branch
-	DeleteProject Action = "delete project" // and archive
-	ReadMembers   Action = "read members"
-	ManageMembers Action = "manage members"
-	ReadProtected Action = "read protected branches"
-	Protect       Action = "protect branches"
-	ReadTagRules  Action = "read protected tags"
-	ProtectTags   Action = "protect tags"
-	ReadAgents    Action = "read agents"
-	ManageAgents  Action = "manage agents"
-	ReadGrants    Action = "read agent grants"
-	GrantAgents   Action = "grant agents"
-	ReadTokens    Action = "read project tokens" // project access and deploy tokens
-	ManageTokens  Action = "manage project tokens"
-	ReadHooks     Action = "read hooks"
-	ManageHooks   Action = "manage hooks" // and test them, and send again
+	ReadProject      Action = "read project"
+	ReadCode         Action = "read code"      // files, commits, branches by API
+	PullCode         Action = "pull code"      // git fetch
+	PushCode         Action = "push code"      // git push; each ref is decided by AuthorizePush
+	WriteCode        Action = "write code"     // commits, branches and tags by API; each ref as in a push
+	ReadHistory      Action = "read history"   // pushes
+	ReadDelivery     Action = "read delivery"  // announcements: they name what is in clusters
+	EditProject      Action = "edit project"   // name, description, visibility, default branch
+	DeleteProject    Action = "delete project" // and archive
+	ReadMembers      Action = "read members"
+	ManageMembers    Action = "manage members"
+	ReadProtected    Action = "read protected branches"
+	Protect          Action = "protect branches"
+	ReadTagRules     Action = "read protected tags"
+	ProtectTags      Action = "protect tags"
+	ReadAgents       Action = "read agents"
+	ManageAgents     Action = "manage agents"
+	ReadGrants       Action = "read agent grants"
+	GrantAgents      Action = "grant agents"
+	ReadTokens       Action = "read project tokens" // project access and deploy tokens
+	ManageTokens     Action = "manage project tokens"
+	ReadDeployKeys   Action = "read deploy keys"
+	ManageDeployKeys Action = "manage deploy keys"
+	ReadHooks        Action = "read hooks"
+	ManageHooks      Action = "manage hooks" // and test them, and send again
 
 	ReadVariables    Action = "read project variables"
 	ManageVariables  Action = "manage project variables"
@@ -64,6 +66,9 @@ const (
 	ReadGroupTokens    Action = "read group tokens"
 	ManageGroupTokens  Action = "manage group tokens"
 
+	ReadGroupDeployKeys   Action = "read group deploy keys"
+	ManageGroupDeployKeys Action = "manage group deploy keys"
+
 	ReadGroupVariables   Action = "read group variables"
 	ManageGroupVariables Action = "manage group variables"
 	ReadGroupAudit       Action = "read group audit log"
@@ -77,6 +82,8 @@ const (
 	ReadOwnTokens  Action = "read own tokens"
 	ManageOwnToken Action = "manage own tokens"
 	RevokeOwnToken Action = "revoke own tokens"
+	ReadOwnKeys    Action = "read own SSH keys"
+	ManageOwnKeys  Action = "manage own SSH keys"
 	RotateOwnToken Action = "rotate own tokens"
 	RotateSelf     Action = "rotate the token in use"
 	Oversee        Action = "oversee"    // read what is everybody's
@@ -144,29 +151,31 @@ var (
 )
 
 var rules = map[Action]rule{
-	ReadProject:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
-	ReadCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: codeRead},
-	PullCode:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy, key: true},
-	PushCode:      {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true, key: true},
-	WriteCode:     {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
-	ReadHistory:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
-	ReadDelivery:  {on: onProject, member: tidelock.Reporter, scopes: apiRead},
-	EditProject:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
-	DeleteProject: {on: onProject, member: tidelock.Owner, scopes: apiWrite},
-	ReadMembers:   {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
-	ManageMembers: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
-	ReadProtected: {on: onProject, member: tidelock.Developer, scopes: apiRead},
-	Protect:       {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
-	ReadTagRules:  {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
-	ProtectTags:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
-	ReadAgents:    {on: onProject, member: tidelock.Developer, scopes: apiRead},
-	ManageAgents:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
-	ReadGrants:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
-	GrantAgents:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
-	ReadTokens:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
-	ManageTokens:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
-	ReadHooks:     {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
-	ManageHooks:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadProject:      {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
+	ReadCode:         {on: onProject, member: tidelock.Reporter, visible: true, scopes: codeRead},
+	PullCode:         {on: onProject, member: tidelock.Reporter, visible: true, scopes: gitRead, deploy: gitDeploy, key: true},
+	PushCode:         {on: onProject, member: tidelock.Developer, scopes: gitWrite, write: true, key: true},
+	WriteCode:        {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
+	ReadHistory:      {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	ReadDelivery:     {on: onProject, member: tidelock.Reporter, scopes: apiRead},
+	EditProject:      {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	DeleteProject:    {on: onProject, member: tidelock.Owner, scopes: apiWrite},
+	ReadMembers:      {on: onProject, member: tidelock.Guest, visible: true, scopes: apiRead},
+	ManageMembers:    {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadProtected:    {on: onProject, member: tidelock.Developer, scopes: apiRead},
+	Protect:          {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
+	ReadTagRules:     {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ProtectTags:      {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
+	ReadAgents:       {on: onProject, member: tidelock.Developer, scopes: apiRead},
+	ManageAgents:     {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadGrants:       {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	GrantAgents:      {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadTokens:       {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageTokens:     {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadDeployKeys:   {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageDeployKeys: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+	ReadHooks:        {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageHooks:      {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 
 	// A deploy token with api may do this and nothing else; GitLab promises it
 	// and does not do it.
@@ -195,6 +204,9 @@ var rules = map[Action]rule{
 	ManageVariables:  {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadProjectAudit: {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 
+	ReadGroupDeployKeys:   {on: onGroup, member: tidelock.Maintainer, scopes: apiRead},
+	ManageGroupDeployKeys: {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
+
 	ReadGroupVariables:   {on: onGroup, member: tidelock.Owner, scopes: apiRead},
 	ManageGroupVariables: {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 	ReadGroupAudit:       {on: onGroup, member: tidelock.Owner, scopes: apiRead},
@@ -207,6 +219,8 @@ var rules = map[Action]rule{
 	ReadOwnTokens:  {on: onForge, signedIn: true, scopes: apiRead},
 	ManageOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
 	RevokeOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	ReadOwnKeys:    {on: onForge, signedIn: true, scopes: userRead},
+	ManageOwnKeys:  {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
 	Oversee:        {on: onForge, scopes: apiRead},
 	RotateOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
 	RotateSelf:     {on: onForge, signedIn: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeSelfRotate}},

@@ -51,6 +51,12 @@ manage environments       | 401  | 403      | 403   | 403      | y         | y  
 read deployments          | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
 write deployments         | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 delete deployments        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read deploy keys          | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+manage deploy keys        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read group deploy keys    | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+manage group deploy keys  | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
+read own SSH keys         | 401  | y        | y     | y        | y         | y          | y     | api read_api read_user                          |
+manage own SSH keys       | 401  | y        | y     | y        | y         | y          | y     | api                                             |
 read group                | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 create project            | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 create subgroup           | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
@@ -220,12 +226,14 @@ func TestAccess(t *testing.T) {
 }
 
 var onGroups = []forge.Action{
+	forge.ReadGroupDeployKeys, forge.ManageGroupDeployKeys,
 	forge.ReadGroup, forge.CreateProject, forge.CreateSubgroup, forge.EditGroup, forge.DeleteGroup,
 	forge.ReadGroupMembers, forge.ManageGroupMembers, forge.ReadGroupTokens, forge.ManageGroupTokens,
 	forge.ReadGroupVariables, forge.ManageGroupVariables, forge.ReadGroupAudit,
 }
 
 var onForge = []forge.Action{
+	forge.ReadOwnKeys, forge.ManageOwnKeys,
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
 	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Oversee, forge.Administer,
 	forge.RotateOwnToken, forge.RotateSelf,

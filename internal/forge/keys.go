@@ -97,9 +97,9 @@ const maxKey = 8 << 10
 
 // parseKey reads one line of authorized_keys, with or without an end of line
 // and a comment. Options are refused: nobody would honour them.
-func parseKey(line string) (public, comment, fingerprint string, _ error) {
-	bad := func(format string, args ...any) (string, string, string, error) {
-		return "", "", "", tidelock.FieldErrorf(tidelock.Invalid, "key", format, args...)
+func parseKey(line string) (public, fingerprint string, _ error) {
+	bad := func(format string, args ...any) (string, string, error) {
+		return "", "", tidelock.FieldErrorf(tidelock.Invalid, "key", format, args...)
 	}
 	line = strings.TrimSpace(line)
 	switch {
@@ -117,13 +117,13 @@ func parseKey(line string) (public, comment, fingerprint string, _ error) {
 		return bad("is invalid: paste the one line of a file that ends in .pub")
 	}
 	if err := CheckKey(key); err != nil {
-		return "", "", "", err
+		return "", "", err
 	}
 	public = string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
 	if comment != "" {
 		public += " " + comment
 	}
-	return public, comment, ssh.FingerprintSHA256(key), nil
+	return public, ssh.FingerprintSHA256(key), nil
 }
 
 // NewKey is what an SSH key is made from.
@@ -134,12 +134,9 @@ type NewKey struct {
 }
 
 func (n NewKey) build(by Principal, now time.Time) (tidelock.Key, error) {
-	public, comment, fingerprint, err := parseKey(n.Key)
+	public, fingerprint, err := parseKey(n.Key)
 	if err != nil {
 		return tidelock.Key{}, err
-	}
-	if n.Title == "" {
-		n.Title = comment
 	}
 	if err := checkKeyTitle(n.Title); err != nil {
 		return tidelock.Key{}, err

@@ -41,7 +41,14 @@ func TestShapes(t *testing.T) {
 	personal := post("/users/1/personal_access_tokens", `{"name":"one","scopes":["api"]}`)
 	access := post(site+"/access_tokens", `{"name":"one","scopes":["api"]}`)
 	deploy := post(site+"/deploy_tokens", `{"name":"one","scopes":["read_repository"],"expires_at":"2099-01-01"}`)
+	sshKeyMade := post("/user/keys", fmt.Sprintf(`{"title":"laptop","key":%q}`, newPublicKey(t)))
+	post(site+"/deploy_keys", fmt.Sprintf(`{"title":"flux","key":%q}`, newPublicKey(t)))
 	own := post("/projects", `{"name":"own"}`)
+	post(site+"/protected_tags", `{"name":"v*"}`)
+	post("/groups", `{"name":"dev","path":"dev"}`)
+	shared := post(site+"/share", fmt.Sprintf(`{"group_id":%v,"group_access":30,"expires_at":"2099-01-01"}`, w.call("GET", "/groups/dev", "", auth).object(t)["id"]))
+	post(site+"/variables", `{"key":"A","value":"x","description":"y"}`)
+	post(site+"/variables", `{"key":"B","value":"12345678","masked_and_hidden":true}`)
 	post(site+"/agent_grants", fmt.Sprintf(`{"agent_id":%v}`, agent["id"]))
 	must(t, w.forge.SaveAnnouncements(t.Context(), tidelock.Announcement{
 		Agent: tidelock.AgentID(agent["id"].(float64)), Source: "GitRepository/a/b", Number: 1, Project: project.ID, Ref: "refs/heads/main", State: tidelock.Sent,
@@ -70,31 +77,40 @@ func TestShapes(t *testing.T) {
 			"container_registry_access_level:text environments_access_level:text issues_enabled:bool merge_requests_enabled:bool wiki_enabled:bool " +
 			"jobs_enabled:bool snippets_enabled:bool container_registry_enabled:bool shared_runners_enabled:bool lfs_enabled:bool request_access_enabled:bool " +
 			"only_allow_merge_if_pipeline_succeeds:bool only_allow_merge_if_all_discussions_are_resolved:bool remove_source_branch_after_merge:bool"
+		variable     = "variable_type:text key:text hidden:bool protected:bool masked:bool raw:bool environment_scope:text description:text?"
+		audit        = "id:id author_id:id entity_id:id entity_type:text event_name:text details:object created_at:time"
 		member       = user + " access_level:number created_at:time expires_at:date? membership_state:text"
 		token        = "id:id name:text description:text? revoked:bool created_at:time scopes:list user_id:id last_used_at:time? active:bool expires_at:date"
 		accessToken  = token + " access_level:number"
 		deployToken  = "id:id name:text username:text expires_at:time? scopes:list revoked:bool expired:bool"
+		sshKey       = "id:id title:text key:text usage_type:text created_at:time expires_at:time? last_used_at:time?"
+		anyDeployKey = "id:id title:text key:text fingerprint:text fingerprint_sha256:text created_at:time expires_at:time? last_used_at:time?"
+		deployKey    = anyDeployKey + " can_push:bool"
 		agents       = "id:id name:text config_project:object created_at:time created_by_user_id:id is_receptive:bool"
 		agentTokens  = "id:id name:text description:text? agent_id:id status:text created_at:time created_by_user_id:id"
 		agentTokenID = agentTokens + " last_used_at:time?"
 		protection   = "id:id name:text push_access_levels:list merge_access_levels:list allow_force_push:bool unprotect_access_levels:list code_owner_approval_required:bool"
 		commits      = "id:text short_id:text created_at:zoned parent_ids:list title:text message:text author_name:text author_email:text authored_date:zoned " +
 			"committer_name:text committer_email:text committed_date:zoned trailers:object extended_trailers:object web_url:text"
-		commitAlone = commits + " stats:null status:null project_id:id last_pipeline:null"
+		commitAlone = commits + " stats:object status:null project_id:id last_pipeline:null"
 		branch      = "name:text merged:bool protected:bool default:bool developers_can_push:bool developers_can_merge:bool can_push:bool web_url:text commit:object"
 		tag         = "name:text message:text? target:text commit:object release:null protected:bool created_at:zoned?"
-		tree        = "id:text name:text type:text path:text mode:text"
-		file        = "file_name:text file_path:text size:number encoding:text content_sha256:text ref:text blob_id:text commit_id:text last_commit_id:text execute_filemode:bool content:text"
-		status      = "id:id name:text connected:bool connections:list configuration:object"
-		grant       = "agent_id:id agent_name:text? agent_project:text? project_id:id project:text granted_by_user_id:id created_at:exact"
-		announced   = "agent_id:id source:text number:number project_id:id ref:text commit:text? push_id:id? state:text message:text accepted_at:exact? " +
+		diff        = "diff:text new_path:text old_path:text a_mode:text b_mode:text new_file:bool renamed_file:bool deleted_file:bool generated_file:bool? collapsed:bool too_large:bool"
+		// "a: 1\n", as git names it
+		blobOfA      = "a8926a52d8dcba5c4386945476ab6a2ad008afd4"
+		protectedTag = "name:text create_access_levels:list"
+		tree         = "id:text name:text type:text path:text mode:text"
+		file         = "file_name:text file_path:text size:number encoding:text content_sha256:text ref:text blob_id:text commit_id:text last_commit_id:text execute_filemode:bool content:text"
+		status       = "id:id name:text connected:bool connections:list configuration:object"
+		grant        = "agent_id:id agent_name:text? agent_project:text? project_id:id project:text granted_by_user_id:id created_at:exact"
+		announced    = "agent_id:id source:text number:number project_id:id ref:text commit:text? push_id:id? state:text message:text accepted_at:exact? " +
 			"sent_at:exact? announced_at:exact? called_at:exact? answered_at:exact? handled_at:exact? fetched_at:exact? via:text? attempts:number"
 		sources = "source:text project_id:id? ref:text? wanted:text? revision:text? suspended:bool state:text message:text since:exact updated_at:exact"
 		push    = "id:id project_id:id at:exact user:object? updates:list"
 	)
 	for _, c := range []struct{ path, fields string }{
 		{"/version", "version:text revision:text"},
-		{"/metadata", "version:text revision:text kas:object enterprise:bool"},
+		{"/metadata", "version:text revision:text kas:object enterprise:bool ssh:null"},
 		{"/user", userAll},
 		{"/users", userAll},
 		{"/users/1", userAll},
@@ -118,6 +134,10 @@ func TestShapes(t *testing.T) {
 		{site + "/deploy_tokens", deployToken},
 		{fmt.Sprintf("%s/deploy_tokens/%v", site, deploy["id"]), deployToken},
 		{"/deploy_tokens", deployToken},
+		{"/user/keys", sshKey},
+		{fmt.Sprintf("/keys/%v", sshKeyMade["id"]), sshKey + " user:object"},
+		{site + "/deploy_keys", deployKey},
+		{"/deploy_keys", anyDeployKey + " projects_with_write_access:list projects_with_readonly_access:list groups_with_write_access:list groups_with_readonly_access:list"},
 		{site + "/cluster_agents", agents},
 		{agentPath, agents},
 		{agentPath + "/tokens", agentTokens},
@@ -126,6 +146,15 @@ func TestShapes(t *testing.T) {
 		{site + "/protected_branches/main", protection},
 		{site + "/repository/commits", commits},
 		{site + "/repository/commits/" + string(head), commitAlone},
+		{site + "/repository/commits?with_stats=true", commits + " stats:object"},
+		{site + "/repository/commits/" + string(head) + "/diff", diff},
+		{site + "/repository/commits/" + string(head) + "/refs", "type:text name:text"},
+		{site + "/repository/compare?from=main&to=feature/x", "commit:object? commits:list diffs:list compare_timeout:bool compare_same_ref:bool web_url:text"},
+		{site + "/repository/merge_base?refs[]=main&refs[]=v1", commits},
+		{site + "/repository/contributors", "name:text email:text commits:number additions:number deletions:number"},
+		{site + "/repository/blobs/" + blobOfA, "size:number encoding:text content:text sha:text"},
+		{site + "/protected_tags", protectedTag},
+		{site + "/protected_tags/v*", protectedTag},
 		{site + "/repository/branches", branch},
 		{site + "/repository/branches/main", branch},
 		{site + "/repository/tags", tag},
@@ -139,6 +168,12 @@ func TestShapes(t *testing.T) {
 		{agentPath + "/grants", grant},
 		{site + "/announcements", announced},
 		{site + "/pushes", push},
+		{site + "/invited_groups", "id:id web_url:text name:text avatar_url:text? full_name:text full_path:text"},
+		{"/groups/dev/projects/shared", projects},
+		{site + "/variables", variable + " value:text"},
+		{site + "/variables/B", variable + " value:null"},
+		{"/audit_events", audit},
+		{site + "/audit_events", audit},
 	} {
 		t.Run(c.path, func(t *testing.T) {
 			got := w.call("GET", c.path, "", auth)
@@ -159,7 +194,12 @@ func TestShapes(t *testing.T) {
 	checkShape(t, access, accessToken+" token:text")
 	checkShape(t, deploy, deployToken+" token:text")
 
+	checkShape(t, shared, "project_id:id group_id:id group_access:number expires_at:date")
+	checkShape(t, firstOf(t, w.call("GET", site+"/audit_events", "", auth))["details"].(map[string]any),
+		"custom_message:text author_name:text target_details:text ip_address:text entity_path:text event_name:text token_id:id? detail:text")
+
 	got := w.call("GET", site, "", auth).object(t)
+	checkShape(t, got["shared_with_groups"].([]any)[0].(map[string]any), "group_id:id group_name:text group_full_path:text group_access_level:number expires_at:date?")
 	checkShape(t, got["namespace"].(map[string]any), namespace)
 	checkShape(t, got["permissions"].(map[string]any), "project_access:object? group_access:object?")
 	checkShape(t, got["_links"].(map[string]any), "self:text repo_branches:text members:text cluster_agents:text")

@@ -28,6 +28,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Branches", branchTests},
 		{"Protection", protectionTests},
 		{"Tokens", tokenTests},
+		{"Keys", keyTests},
 		{"TokenFamilies", familyTests},
 		{"Shares", shareTests},
 		{"Owners", ownerTests},
