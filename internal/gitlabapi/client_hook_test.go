@@ -198,3 +198,36 @@ func TestHooksRefused(t *testing.T) {
 		t.Error("the token went to another URL")
 	}
 }
+
+func TestHookShapes(t *testing.T) {
+	w := newWorld(t)
+	project := w.project(w.group("team", tidelock.Private), "site", tidelock.Private)
+	w.push(project, map[string]string{"a": "1"})
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer receiver.Close()
+	const fields = "id:id project_id:id url:text name:text? description:text? created_at:time alert_status:text disabled_until:time? url_variables:list " +
+		"custom_headers:list custom_webhook_template:null enable_ssl_verification:bool push_events_branch_filter:text branch_filter_strategy:text " +
+		"push_events:bool tag_push_events:bool pipeline_events:bool deployment_events:bool issues_events:bool confidential_issues_events:bool " +
+		"merge_requests_events:bool note_events:bool confidential_note_events:bool job_events:bool wiki_page_events:bool releases_events:bool " +
+		"milestone_events:bool feature_flag_events:bool resource_access_token_events:bool resource_deploy_token_events:bool emoji_events:bool " +
+		"vulnerability_events:bool repository_update_events:bool"
+	hooks := fmt.Sprintf("/projects/%d/hooks", project.ID)
+	made := w.call("POST", hooks, fmt.Sprintf(`{"url":%q,"token":"s3cret","custom_headers":[{"key":"A","value":"1"}]}`, receiver.URL), as(w.token))
+	if strings.Contains(made.body, "s3cret") {
+		t.Errorf("a new hook shows its token: %s", made.body)
+	}
+	checkShape(t, made.object(t), fields)
+	checkShape(t, made.object(t)["custom_headers"].([]any)[0].(map[string]any), "key:text")
+	checkShape(t, firstOf(t, w.call("GET", hooks, "", as(w.token))), fields)
+	hook := fmt.Sprintf("%s/%v", hooks, made.object(t)["id"])
+	checkShape(t, w.call("GET", hook, "", as(w.token)).object(t), fields)
+	if got := w.call("GET", hook+"/events", "", as(w.token)); got.body != "[]" {
+		t.Errorf("events of a new hook: %s", got.body)
+	}
+	if got := w.call("POST", hook+"/test/push_events", "", as(w.token)); got.status != 201 || got.object(t)["message"] != "201 Created" {
+		t.Errorf("a test: %d %s", got.status, got.body)
+	}
+	checkShape(t, firstOf(t, w.call("GET", hook+"/events", "", as(w.token))),
+		"id:id url:text trigger:text request_headers:object request_data:object response_headers:object response_body:text execution_duration:real "+
+			"response_status:text created_at:time state:text attempts:number next_attempt_at:time? error:text?")
+}
