@@ -1,10 +1,14 @@
 package gitserver
 
 import (
+	"slices"
 	"strings"
 
 	"tidelock.dev"
 )
+
+// Commands are all that may be run over SSH, and all of git's services over HTTP.
+func Commands() []string { return []string{string(uploadPack), string(receivePack)} }
 
 // A command is what a client asks for over SSH.
 type command struct {
@@ -49,7 +53,7 @@ func parseCommand(text string) (command, error) {
 		return c, errCommand("%s", why)
 	}
 	c.service = service(verb)
-	if c.service != uploadPack && c.service != receivePack {
+	if !slices.Contains(Commands(), verb) {
 		return c, errCommand("only git-upload-pack and git-receive-pack may be run here")
 	}
 	path, err := unquote(strings.Trim(rest, " "))

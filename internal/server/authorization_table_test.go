@@ -21,6 +21,7 @@ const (
 	onProject surface = "projects"
 	overHTTP  surface = "git over HTTP"
 	overSSH   surface = "git over SSH"
+	inLists   surface = "lists"
 	later     surface = "registry, later"
 )
 
@@ -32,7 +33,7 @@ type least struct {
 }
 
 var leastWords = map[string]tidelock.AccessLevel{
-	"anyone": 0, "user": 0, "person": 0, "admin": 0, "bearer": 0,
+	"anyone": 0, "user": 0, "person": 0, "admin": 0, "bearer": 0, "itself": 0,
 	"guest": tidelock.Guest, "planner": tidelock.Planner, "reporter": tidelock.Reporter,
 	"developer": tidelock.Developer, "maintainer": tidelock.Maintainer, "owner": tidelock.Owner,
 }
@@ -63,7 +64,13 @@ type row struct {
 
 func (r row) String() string { return string(r.surface) + ": " + r.route }
 
-func (r row) method() string  { method, _, _ := strings.Cut(r.route, " "); return method }
+func (r row) method() string { method, _, _ := strings.Cut(r.route, " "); return method }
+
+// aboutGroup reports whether the row is about the group of a place.
+func (r row) aboutGroup() bool {
+	return r.surface == onGroups || r.surface == inLists && r.pattern() != "/projects"
+}
+
 func (r row) pattern() string { _, pattern, _ := strings.Cut(r.route, " "); return pattern }
 
 // forPeople reports whether no role is enough for a bot.
@@ -82,6 +89,7 @@ func readAuthorization(t *testing.T) []row {
 	var rows []row
 	var at surface
 	lines := bufio.NewScanner(file)
+	seen := map[string]bool{}
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
 		if name, ok := strings.CutPrefix(line, "== "); ok {
@@ -95,6 +103,10 @@ func readAuthorization(t *testing.T) []row {
 		if err != nil {
 			t.Fatalf("authorization.txt:%d: %v", n, err)
 		}
+		if seen[r.String()] {
+			t.Errorf("authorization.txt:%d: %s has two rows", n, r)
+		}
+		seen[r.String()] = true
 		rows = append(rows, r)
 	}
 	if err := lines.Err(); err != nil {

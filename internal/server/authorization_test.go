@@ -14,6 +14,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/gitlabapi"
+	"tidelock.dev/internal/gitserver"
 )
 
 // TestAuthorization holds a real server against the committed table of who may
@@ -46,8 +47,8 @@ func TestAuthorization(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d cells tested: %d rows by %d callers; %d more are declared for the registry",
-		cells.Load(), len(rows), len(m.callers), declared.Load())
+	t.Logf("%d cells tested: %d rows by %d callers and %d keys, in %d places; %d more are declared for the registry",
+		cells.Load(), len(rows), len(m.callers), len(m.keyholders), len(visibilities), declared.Load())
 }
 
 // checkRows compares the rows with what the server serves.
@@ -63,6 +64,18 @@ func checkRows(t *testing.T, rows []row) {
 				t.Errorf("the table has a row for %s, which is no route", row.route)
 			}
 			served[row.route] = true
+		}
+	}
+	for _, service := range gitserver.Commands() {
+		for surface, routes := range map[surface][]string{
+			overHTTP: {"GET info/refs " + service, "POST " + service},
+			overSSH:  {service},
+		} {
+			for _, route := range routes {
+				if !slices.ContainsFunc(rows, func(r row) bool { return r.surface == surface && r.route == route }) {
+					t.Errorf("%s: %s has no row in testdata/authorization.txt", surface, route)
+				}
+			}
 		}
 	}
 	for route, hasRow := range served {
@@ -101,12 +114,16 @@ func wantOnForge(r row, c caller) verdict {
 	switch {
 	case who.word == "bearer" && c.signedIn():
 		return verdict{r.answer, ""}
-	case c.kind == tidelock.DeployToken && r.deploy == nil:
+	case c.kind == tidelock.DeployToken && c.scope == tidelock.ScopeAPI:
+		return verdict{http.StatusForbidden, "scope"}
+	case c.kind == tidelock.DeployToken:
 		return verdict{http.StatusUnauthorized, ""}
 	case !c.signedIn() && who.word != "anyone":
 		return verdict{http.StatusUnauthorized, ""}
 	case c.signedIn() && r.scopes != nil && !slices.Contains(r.scopes, c.scope):
 		return verdict{http.StatusForbidden, "scope"}
+	case who.word == "itself" && c.bot():
+		return verdict{http.StatusBadRequest, ""} // it has a route of its own
 	case who.word == "admin" && !c.admin, (who.word == "person" || who.people) && c.bot():
 		return verdict{http.StatusForbidden, ""}
 	}
@@ -123,20 +140,24 @@ func (p *place) want(r row, c caller) verdict {
 	switch {
 	case c.home == elsewhere, c.home == otherGroup:
 		level = tidelock.NoAccess
-	case c.home == thisProject && r.surface == onGroups:
+	case c.home == thisProject && r.aboutGroup():
 		level = tidelock.NoAccess
 	}
-	git := r.surface == overHTTP
-	deploys := c.kind == tidelock.DeployToken && (c.home == thisProject && r.surface != onGroups || c.home == thisGroup)
+	git := r.surface == overHTTP || r.surface == overSSH
+	deploys := (c.kind == tidelock.DeployToken || c.kind == deployKey) && (c.home == thisProject && !r.aboutGroup() || c.home == thisGroup)
 	visible := p.visibility == tidelock.Public || p.visibility == tidelock.InternalOnly && c.signedIn() ||
 		level != tidelock.NoAccess || c.admin || deploys
 	switch {
 	case c.kind == "" && git && who.word != "anyone":
 		return verdict{http.StatusUnauthorized, ""} // git asks for a password before it says anything
+	case c.kind == tidelock.DeployToken && !git && c.scope != tidelock.ScopeAPI:
+		return verdict{http.StatusUnauthorized, ""} // is for git, and so as good as none
+	case who.word == "itself":
+		return p.wantOfItself(r, c)
 	case c.kind == "" && slices.Contains(signInFirst, r.route):
 		return verdict{http.StatusUnauthorized, ""}
-	case c.kind == tidelock.DeployToken && !git && r.deploy == nil:
-		return verdict{http.StatusUnauthorized, ""}
+	case c.kind == tidelock.DeployToken && slices.Contains(signInFirst, r.route):
+		return verdict{http.StatusForbidden, "scope"}
 	case !visible:
 		return verdict{http.StatusNotFound, "hidden"}
 	case c.kind == tidelock.DeployToken && !slices.Contains(r.deploy, c.scope):
@@ -160,6 +181,26 @@ func (p *place) want(r row, c caller) verdict {
 		return verdict{http.StatusUnauthorized, ""}
 	}
 	return verdict{http.StatusForbidden, ""}
+}
+
+// wantOfItself is the verdict on what a token asks about itself. It is asked
+// for before the token is known to be of the place that the route names.
+func (p *place) wantOfItself(r row, c caller) verdict {
+	kind, home := tidelock.ProjectToken, thisProject
+	if r.surface == onGroups {
+		kind, home = tidelock.GroupToken, thisGroup
+	}
+	switch {
+	case c.kind == "":
+		return verdict{http.StatusUnauthorized, ""}
+	case !slices.Contains(r.scopes, c.scope), c.kind == tidelock.DeployToken:
+		return verdict{http.StatusForbidden, "scope"}
+	case c.kind != kind:
+		return verdict{http.StatusBadRequest, ""}
+	case c.home != home:
+		return verdict{http.StatusNotFound, "hidden"}
+	}
+	return verdict{r.answer, ""}
 }
 
 // mayBeWrong is how many wrong cells of one row are told in full.
@@ -223,8 +264,15 @@ func (p *place) check(t *testing.T, r row) int {
 		switch r.surface {
 		case onGroups, onProject:
 			p.checkCell(n, p, i, c, p.want(r, c))
+		case inLists:
+			p.checkList(n, i, c)
 		case overHTTP:
 			p.checkGit(n, c)
+		}
+	}
+	if r.surface == overSSH {
+		for _, c := range p.keyholders {
+			p.checkSSH(n, c)
 		}
 	}
 	return n.done()
@@ -266,7 +314,7 @@ func (m *matrix) makeAgain(p *place, r row, c caller) {
 // request makes the path and the body of a row for a place.
 func (p *place) request(r row) (path, body string) {
 	values := strings.NewReplacer("$user", fmt.Sprint(p.member), "$group", fmt.Sprint(p.group),
-		"$project", fmt.Sprint(p.project), "$agent", fmt.Sprint(p.agent), "$commit", p.commit)
+		"$project", fmt.Sprint(p.project), "$agent", fmt.Sprint(p.agent), "$commit", p.commit, "$blob", p.blob)
 	var b strings.Builder
 	b.WriteString(gitlabapi.Prefix)
 	for segment := range strings.SplitSeq(strings.TrimPrefix(r.pattern(), "/"), "/") {
@@ -290,6 +338,59 @@ func (p *place) request(r row) (path, body string) {
 		b.WriteString(url.PathEscape(value))
 	}
 	return b.String(), values.Replace(r.body)
+}
+
+// checkList looks for the place in a list. Nobody is refused a list for what
+// they may not see in it.
+func (p *place) checkList(n *tally, i int, c caller) {
+	r := n.row
+	want, shown := p.want(r, c), true
+	if want.why == "hidden" || c.kind == "" && r.who[p.visibility].word != "user" {
+		shown = want == verdict{r.answer, ""}
+		want = verdict{r.answer, ""}
+	}
+	if c.kind == tidelock.DeployToken && c.scope == tidelock.ScopeAPI {
+		want = verdict{http.StatusForbidden, "scope"}
+	}
+	if c.kind == "" && r.route == "GET /namespaces" {
+		want = verdict{http.StatusUnauthorized, ""}
+	}
+	if c.signedIn() && !slices.Contains(r.scopes, c.scope) {
+		want = verdict{http.StatusForbidden, "scope"}
+	}
+	got := p.ask(r.method(), gitlabapi.Prefix+r.pattern()+"?"+r.query, "", p.credential(p, c), i)
+	n.expect(c, "", got, want)
+	name := fmt.Sprintf("%q:%q", "full_path", p.name)
+	if !r.aboutGroup() {
+		name = fmt.Sprintf("%q:%q", "path_with_namespace", p.name+"/site")
+	}
+	if found := strings.Contains(string(got.body), name); got.status == r.answer && found != shown {
+		n.wrong++
+		n.t.Errorf("%s by %s: finding %s is %t, want %t", r, c, name, found, shown)
+	}
+}
+
+// checkSSH asks one question of git over SSH.
+func (p *place) checkSSH(n *tally, c caller) {
+	r := n.row
+	want := p.want(r, c)
+	if c.kind == deployKey && want.why == "" {
+		if deploys := c.home == thisProject || c.home == thisGroup; deploys {
+			want = verdict{http.StatusForbidden, ""}
+			if slices.Contains(r.deploy, c.scope) {
+				want = verdict{r.answer, ""}
+			}
+		}
+	}
+	got, err := p.askSSH(p, r, c)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.cells++
+	if got != want {
+		n.wrong++
+		n.t.Errorf("%s by %s: got %v, want %v", r, c, got, want)
+	}
 }
 
 // checkGit asks one question of git over HTTP, with every carrier.

@@ -3,8 +3,10 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +15,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/servertest"
@@ -40,6 +45,8 @@ const (
 func (c caller) String() string {
 	who := "an administrator"
 	switch {
+	case c.kind == deployKey:
+		return fmt.Sprintf("a deploy key of %s to %s", c.home, c.scope)
 	case c.kind == "":
 		return "nobody"
 	case c.kind == tidelock.DeployToken:
@@ -54,7 +61,9 @@ func (c caller) String() string {
 	return fmt.Sprintf("%s with %s", who, c.scope)
 }
 
-func (c caller) signedIn() bool { return c.kind != "" && c.kind != tidelock.DeployToken }
+func (c caller) signedIn() bool {
+	return c.kind != "" && c.kind != tidelock.DeployToken && c.kind != deployKey
+}
 func (c caller) bot() bool {
 	return c.kind == tidelock.ProjectToken || c.kind == tidelock.GroupToken
 }
@@ -62,7 +71,7 @@ func (c caller) bot() bool {
 var (
 	personalScopes = readScopes("api read_api read_user read_repository write_repository read_registry write_registry k8s_proxy self_rotate admin_mode sudo")
 	botScopes      = readScopes("api read_api read_repository write_repository read_registry write_registry k8s_proxy self_rotate")
-	deployScopes   = readScopes("read_repository read_registry write_registry")
+	deployScopes   = readScopes("api read_repository read_registry write_registry")
 
 	levels = []tidelock.AccessLevel{
 		tidelock.Guest, tidelock.Planner, tidelock.Reporter, tidelock.Developer, tidelock.Maintainer, tidelock.Owner,
@@ -102,6 +111,22 @@ func callers() []caller {
 	return all
 }
 
+// Over SSH callers come with keys. A person's acts as the person, and has the
+// kind of a personal token here; a deploy key's scope is "read" or "write".
+const deployKey tidelock.TokenKind = "deploy key"
+
+// keyholders are everybody who has a key.
+func keyholders() []caller {
+	all := []caller{{kind: tidelock.PersonalToken, admin: true}, {kind: tidelock.PersonalToken}}
+	for _, level := range levels {
+		all = append(all, caller{kind: tidelock.PersonalToken, level: level})
+	}
+	for _, home := range []home{thisProject, thisGroup, elsewhere, otherGroup} {
+		all = append(all, caller{kind: deployKey, home: home, scope: "read"}, caller{kind: deployKey, home: home, scope: "write"})
+	}
+	return all
+}
+
 // A credential is a token's secret and the user name that goes with it.
 type credential struct{ username, secret string }
 
@@ -113,10 +138,13 @@ type matrix struct {
 	callers []caller
 	users   map[caller]int64 // by caller without scope
 
+	keyholders []caller
+
 	other *place // where tokens are from that have no business here
 
 	mu     sync.Mutex
 	tokens map[caller]credential // of people and of elsewhere
+	keys   map[caller]ssh.Signer
 }
 
 // A place is a group and a project in it of one visibility, in which there is a
@@ -131,12 +159,17 @@ type place struct {
 	agent      int64
 	member     int64 // a guest of both
 	commit     string
+	blob       string
 	tokens     map[caller]credential // of the group's and the project's bots
+	keys       map[caller]ssh.Signer // of the group and the project
 }
 
 func newMatrix(t *testing.T) *matrix {
 	s := servertest.Start(t)
-	m := &matrix{Server: s, t: t, handler: s.Handler(), callers: callers(), users: map[caller]int64{}, tokens: map[caller]credential{}}
+	m := &matrix{
+		Server: s, t: t, handler: s.Handler(), callers: callers(), keyholders: keyholders(),
+		users: map[caller]int64{}, tokens: map[caller]credential{}, keys: map[caller]ssh.Signer{},
+	}
 	for _, c := range m.callers {
 		if c.kind != tidelock.PersonalToken {
 			continue
@@ -157,7 +190,33 @@ func newMatrix(t *testing.T) *matrix {
 			m.mint(nil, c)
 		}
 	}
+	for _, c := range m.keyholders {
+		switch {
+		case c.kind == tidelock.PersonalToken:
+			m.keys[c] = m.addKey(fmt.Sprintf("users/%d/keys", m.users[c]), c)
+		case c.home == elsewhere:
+			m.keys[c] = m.addKey(fmt.Sprintf("projects/%d/deploy_keys", m.other.project), c)
+		case c.home == otherGroup:
+			m.keys[c] = m.addKey(fmt.Sprintf("groups/%d/deploy_keys", m.other.group), c)
+		}
+	}
 	return m
+}
+
+// addKey makes a key and tells the server of it.
+func (m *matrix) addKey(path string, c caller) ssh.Signer {
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.create(path, map[string]any{
+		"title": c.String(), "key": string(ssh.MarshalAuthorizedKey(signer.PublicKey())), "can_push": c.scope == "write",
+	})
+	return signer
 }
 
 // made is what the matrix reads of an answer that made something.
@@ -240,7 +299,7 @@ func (m *matrix) newPlace(t testing.TB, name string, v tidelock.Visibility) *pla
 
 // makeGroup makes the group with its members and tokens, and the project.
 func (p *place) makeGroup() {
-	p.tokens = map[caller]credential{}
+	p.tokens, p.keys = map[caller]credential{}, map[caller]ssh.Signer{}
 	p.group = p.create("groups", map[string]any{"name": p.name, "path": p.name, "visibility": p.visibility.String()}).ID
 	members := fmt.Sprintf("groups/%d/members", p.group)
 	for who, id := range p.users {
@@ -252,6 +311,11 @@ func (p *place) makeGroup() {
 	for _, c := range p.callers {
 		if c.home == thisGroup {
 			p.mint(p, c)
+		}
+	}
+	for _, c := range p.keyholders {
+		if c.home == thisGroup {
+			p.keys[c] = p.addKey(fmt.Sprintf("groups/%d/deploy_keys", p.group), c)
 		}
 	}
 	p.makeProject()
@@ -280,10 +344,15 @@ func (p *place) makeProject() {
 	}
 	to.User = url.UserPassword("root", p.Token)
 	p.MustGit(dir, "push", "--quiet", to.String()+"/"+p.name+"/site.git", "main", "v1")
-	p.commit = p.MustGit(dir, "rev-parse", "HEAD")
+	p.commit, p.blob = p.MustGit(dir, "rev-parse", "HEAD"), p.MustGit(dir, "rev-parse", "HEAD:a.yaml")
 	for _, c := range p.callers {
 		if c.home == thisProject {
 			p.mint(p, c)
+		}
+	}
+	for _, c := range p.keyholders {
+		if c.home == thisProject {
+			p.keys[c] = p.addKey(site+"deploy_keys", c)
 		}
 	}
 }
@@ -360,4 +429,46 @@ func (m *matrix) askGit(p *place, row row, with credential, carrier int) (reply,
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
 	return reply{answer.StatusCode, body}, err
+}
+
+// askSSH opens a session and reads how it begins: with what there is, or with
+// why not.
+func (m *matrix) askSSH(p *place, row row, c caller) (verdict, error) {
+	key := p.keys[c]
+	if key == nil {
+		key = m.keys[c]
+	}
+	base, err := url.Parse(m.SSHURL)
+	if err != nil {
+		return verdict{}, err
+	}
+	_, _, host, _, _, err := ssh.ParseKnownHosts([]byte(m.KnownHosts))
+	if err != nil {
+		return verdict{}, err
+	}
+	client, err := ssh.Dial("tcp", base.Host, &ssh.ClientConfig{
+		User: "git", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.FixedHostKey(host), Timeout: 10 * time.Second,
+	})
+	if err != nil {
+		return verdict{}, err
+	}
+	defer client.Close()
+	session, err := client.NewSession()
+	if err != nil {
+		return verdict{}, err
+	}
+	var out, told bytes.Buffer
+	session.Stdin, session.Stdout, session.Stderr = strings.NewReader("0000"), &out, &told
+	err = session.Run(row.route + " '/" + p.name + "/site.git'")
+	if failed, ok := errors.AsType[*ssh.ExitError](err); ok {
+		refused := verdict{http.StatusForbidden, ""}
+		if failed.ExitStatus() != 128 || out.Len() > 0 {
+			return verdict{failed.ExitStatus(), told.String()}, nil
+		}
+		if strings.Contains(told.String(), "could not be found or you don't have permission to view it") {
+			refused = verdict{http.StatusNotFound, "hidden"}
+		}
+		return refused, nil
+	}
+	return verdict{}, err
 }
