@@ -337,18 +337,49 @@ func TestBadStatuses(t *testing.T) {
 			t.Errorf("bad %s: got %v", field, err)
 		}
 	}
-	for _, bad := range []string{"javascript:alert(1)", "data:text/html,x", "ftp://x", "//x", "/x", "https://", "https:///x", "http://a b", "https://x/\n", "x"} {
-		_, err := w.PostStatus(t.Context(), w.root, project, string(commit), forge.NewStatus{State: tidelock.StatusSuccess, TargetURL: &bad})
-		if e, ok := errors.AsType[*tidelock.Error](err); !ok || e.Field != "target_url" {
-			t.Errorf("target_url %q: got %v", bad, err)
-		}
-	}
 	_, err := w.PostStatus(t.Context(), w.root, project, string(commit), forge.NewStatus{State: tidelock.StatusSuccess, Pipeline: 4711})
 	if tidelock.KindOf(err) != tidelock.NotFound || err.Error() != "Pipeline for pipeline_id, sha and ref Not Found" {
 		t.Errorf("a pipeline that is not there: %v", err)
 	}
 	if _, total, _ := w.Pipelines(t.Context(), w.root, project, tidelock.PipelineFilter{}, tidelock.Page{}); total != 0 {
 		t.Errorf("bad statuses made %d pipelines", total)
+	}
+}
+
+// What a page will show as a link leads to the web, and runs nothing.
+func TestH12OnlyWebAddresses(t *testing.T) {
+	w := newWorld(t)
+	project := w.site()
+	commit := w.pushed(project, "refs/heads/main", "first")
+	for _, bad := range []string{"javascript:alert(1)", "data:text/html,x", "ftp://x", "//x", "/x", "https://", "https:///x", "http://a b", "https://x/\n", "x"} {
+		_, err := w.PostStatus(t.Context(), w.root, project, string(commit), forge.NewStatus{State: tidelock.StatusSuccess, TargetURL: &bad})
+		if e, ok := errors.AsType[*tidelock.Error](err); !ok || e.Field != "target_url" {
+			t.Errorf("target_url %q: got %v", bad, err)
+		}
+	}
+	for _, good := range []string{"", "http://ci.example", "https://ci.example:8443/a?b=c#d"} {
+		if _, err := w.PostStatus(t.Context(), w.root, project, string(commit), forge.NewStatus{State: tidelock.StatusSuccess, TargetURL: &good}); err != nil {
+			t.Errorf("target_url %q: got %v", good, err)
+		}
+	}
+}
+
+// A revision is a name, never an option or an expression that git would run.
+func TestH5RevisionIsNoOption(t *testing.T) {
+	w := newWorld(t)
+	project := w.site()
+	w.pushed(project, "refs/heads/main", "first")
+	for _, rev := range []string{"--upload-pack=touch /tmp/x", "-x", "main..main", "main^{/first}", "main@{1}", ":/first", "main:", "", "refs/heads/*"} {
+		_, err := w.PostStatus(t.Context(), w.root, project, rev, forge.NewStatus{State: tidelock.StatusSuccess})
+		if tidelock.KindOf(err) != tidelock.NotFound {
+			t.Errorf("status of %q: got %v, want not found", rev, err)
+		}
+	}
+	for _, ref := range []string{"-x", "--help", "a b", "a..b", "a\x00b", "HEAD", "a:b", "../x"} {
+		_, err := w.PostStatus(t.Context(), w.root, project, "main", forge.NewStatus{State: tidelock.StatusSuccess, Ref: ref})
+		if e, ok := errors.AsType[*tidelock.Error](err); !ok || e.Field != "ref" {
+			t.Errorf("status under ref %q: got %v", ref, err)
+		}
 	}
 }
 

@@ -171,6 +171,8 @@ func TestHotReadsUseAnIndex(t *testing.T) {
 		selectHeads + ` AND ref = ?`, lockProject, selectUnannounced, selectAccessLevel, selectPush, countGrants, selectProtectedBranches,
 		`SELECT ` + pushColumns + ` FROM pushes p WHERE p.project_id = ? ORDER BY p.id DESC LIMIT 20`,
 		`SELECT ` + announcementColumns + ` FROM ` + announcementTables + ` WHERE a.agent_id = ? AND a.latest ORDER BY a.id DESC`,
+		`SELECT ` + statusColumns + ` FROM ` + statusTables + ` WHERE p.project_id = ? AND p.commit_id = ? AND t.name = ? AND t.latest ORDER BY t.id`,
+		`SELECT ` + pipelineColumns + ` FROM pipelines p WHERE p.project_id = ? AND p.commit_id = ? ORDER BY p.id DESC LIMIT 1`,
 	} {
 		args := make([]any, strings.Count(text, "?"))
 		for i := range args {

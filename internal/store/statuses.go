@@ -252,8 +252,14 @@ func (db *DB) Statuses(ctx context.Context, f tidelock.StatusFilter, p tidelock.
 		direction = ` DESC`
 	}
 	l := list{columns: statusColumns, from: statusTables, order: order + direction + `, t.id` + direction}
-	if f.Project != 0 {
-		l.filter(`t.project_id = ? AND p.project_id = ?`, f.Project, f.Project)
+	// The project is named where the narrower filter is, so that its index is
+	// taken and not that of all statuses of the project.
+	switch {
+	case f.Project == 0:
+	case f.Commit != "", f.Pipeline != 0:
+		l.filter(`p.project_id = ?`, f.Project)
+	default:
+		l.filter(`t.project_id = ?`, f.Project)
 	}
 	if f.Commit != "" {
 		l.filter(`p.commit_id = ?`, f.Commit)
