@@ -511,3 +511,50 @@ func TestWriteErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestDeployKeyOnProtectedBranch lets one deploy key push to a branch that is
+// nobody else's, and takes that away again.
+func TestDeployKeyOnProtectedBranch(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	project := w.project(w.group("team", tidelock.Private), "site", tidelock.Private)
+	const path = "team/site"
+	var keys []int64
+	for _, mayPush := range []bool{true, true, false} {
+		key, _, err := c.DeployKeys.AddDeployKey(path, &gitlab.AddDeployKeyOptions{
+			Title: gitlab.Ptr("key"), Key: gitlab.Ptr(newPublicKey(t)), CanPush: gitlab.Ptr(mayPush),
+		})
+		must(t, err)
+		keys = append(keys, key.ID)
+	}
+	push := func(key int64) bool {
+		t.Helper()
+		decision, err := w.forge.AuthorizePush(t.Context(), forge.Principal{Key: &tidelock.Key{ID: tidelock.KeyID(key)}}, project,
+			[]forge.RefCommand{{Ref: "refs/heads/release", New: tidelock.CommitID(strings.Repeat("a", 40))}})
+		must(t, err)
+		return len(decision.Refused) == 0
+	}
+	made, _, err := c.ProtectedBranches.ProtectRepositoryBranches(path, &gitlab.ProtectRepositoryBranchesOptions{
+		Name: gitlab.Ptr("release"), AllowedToPush: &[]*gitlab.BranchPermissionOptions{{DeployKeyID: &keys[0]}},
+	})
+	must(t, err)
+	if len(made.PushAccessLevels) != 1 || made.PushAccessLevels[0].DeployKeyID != keys[0] {
+		t.Errorf("the protection is %+v", made.PushAccessLevels)
+	}
+	if !push(keys[0]) || push(keys[1]) {
+		t.Errorf("the key that may push: %t, the other: %t", push(keys[0]), push(keys[1]))
+	}
+	edited, _, err := c.ProtectedBranches.UpdateProtectedBranch(path, "release", &gitlab.UpdateProtectedBranchOptions{
+		AllowedToPush: &[]*gitlab.BranchPermissionOptions{{ID: &keys[0], Destroy: gitlab.Ptr(true)}, {DeployKeyID: &keys[1]}},
+	})
+	must(t, err)
+	if len(edited.PushAccessLevels) != 1 || edited.PushAccessLevels[0].DeployKeyID != keys[1] || push(keys[0]) || !push(keys[1]) {
+		t.Errorf("after the change: %+v", edited.PushAccessLevels)
+	}
+	_, resp, err := c.ProtectedBranches.UpdateProtectedBranch(path, "release", &gitlab.UpdateProtectedBranchOptions{
+		AllowedToPush: &[]*gitlab.BranchPermissionOptions{{DeployKeyID: &keys[2]}},
+	})
+	if err == nil || resp.StatusCode != 400 {
+		t.Errorf("a key that may only read: %v", err)
+	}
+}

@@ -58,6 +58,12 @@ type Draft struct {
 	pack pack
 }
 
+// What a commit made here may touch; beyond, it has to be pushed by git.
+const (
+	maxTouched = 1_000_000 // files and directories in the directories on its way
+	maxChecked = 100       // changes with a LastCommit: each takes a walk through history
+)
+
 // Modes of entries in trees.
 const (
 	modeFile       = "100644"
@@ -73,10 +79,16 @@ const (
 //
 // Symbolic links are files like others here: none is ever followed.
 func (r *Repo) Draft(ctx context.Context, n NewCommit) (Draft, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	var d Draft
+	checked := 0
 	for _, c := range n.Changes {
 		if c.LastCommit == "" || n.Parent == "" {
 			continue
+		}
+		if checked++; checked > maxChecked {
+			return d, tidelock.Errorf(tidelock.TooLarge, "more than %d actions have a last_commit_id", maxChecked)
 		}
 		newest, err := r.lastChange(ctx, n.Parent, c)
 		if err != nil {
@@ -154,9 +166,18 @@ type entry struct {
 
 // An editor applies changes to a tree.
 type editor struct {
-	from *objects
-	pack *pack
-	root *folder
+	from    *objects
+	pack    *pack
+	root    *folder
+	touched int
+}
+
+// touch counts what is held in memory.
+func (e *editor) touch(entries int) error {
+	if e.touched += entries; e.touched > maxTouched {
+		return tidelock.Errorf(tidelock.TooLarge, "the commit touches directories with more than %d entries; push it by git", maxTouched)
+	}
+	return nil
 }
 
 func (e *editor) apply(c Change) error {
@@ -299,6 +320,9 @@ func (e *editor) walk(path string, mayMake bool) ([]*folder, error) {
 		next := at.entries[name]
 		switch {
 		case next == nil && mayMake:
+			if err := e.touch(10); err != nil { // a directory weighs more than a file
+				return nil, err
+			}
 			next = &entry{mode: modeTree, dir: &folder{entries: map[string]*entry{}}}
 			at.entries[name] = next
 		case next == nil:
@@ -349,7 +373,7 @@ func (e *editor) read(dir *folder) error {
 	if err != nil {
 		return fmt.Errorf("read tree %s: %w", dir.id, err)
 	}
-	return nil
+	return e.touch(len(dir.entries))
 }
 
 // write puts what changed into the pack, deepest first, leaves out directories

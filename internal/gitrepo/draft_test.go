@@ -163,7 +163,7 @@ func TestH6Paths(t *testing.T) {
 		"git~1", "GIT~1/config", ".git ", ".git.", ".git. . ./x", ".git::$INDEX_ALLOCATION/config", ".git:x",
 		".g\u200cit/config", "\ufeff.git", ".gi\u206ft", ".git\u200d", "a/.G\u202eIT/x",
 		`.git\config`, `a\.git\config`, `a\git~1\x`,
-		"a\nb", "a\x1b[31mb", "a\u009bb", "a\xffb", strings.Repeat("x", 5000),
+		strings.Repeat("d/", 100) + "f", "a\nb", "a\x1b[31mb", "a\u009bb", "a\xffb", strings.Repeat("x", 5000),
 	} {
 		for _, change := range []gitrepo.Change{write(path, "x"), {Kind: gitrepo.MoveFile, From: "ok", Path: path}} {
 			if _, err := land(t, repo, change); tidelock.KindOf(err) != tidelock.Invalid {
@@ -270,6 +270,27 @@ func TestMoveRefs(t *testing.T) {
 	refs, err := repo.Refs(t.Context())
 	if err != nil || len(refs) != 1 || refs[0].Object != two {
 		t.Errorf("the refs are %+v, %v, want main alone at %s", refs, err, two)
+	}
+}
+
+// TestCommitIsBounded asks for commits that would take all memory, or a walk
+// through history for each file.
+func TestCommitIsBounded(t *testing.T) {
+	repo := create(t)
+	parent, err := land(t, repo, write("a", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deep := make([]gitrepo.Change, 2000)
+	for i := range deep {
+		deep[i] = write(fmt.Sprint(i)+strings.Repeat("/d", 80)+"/f", "")
+	}
+	checked := slices.Repeat([]gitrepo.Change{{Kind: gitrepo.UpdateFile, Path: "a", LastCommit: parent}}, 101)
+	for name, changes := range map[string][]gitrepo.Change{"directories": deep, "checks": checked} {
+		_, err := repo.Draft(t.Context(), gitrepo.NewCommit{Parent: parent, Message: "x", Author: ada, Committer: ada, Changes: changes})
+		if tidelock.KindOf(err) != tidelock.TooLarge {
+			t.Errorf("too many %s: got %v, want too large", name, err)
+		}
 	}
 }
 

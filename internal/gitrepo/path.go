@@ -8,6 +8,9 @@ import (
 	"tidelock.dev"
 )
 
+// maxDepth is how deep a new file may lie.
+const maxDepth = 100
+
 // newPath reports, as an error of kind Invalid, why no file may be made at p.
 // Beyond what no repository can hold, it refuses every name that some file
 // system takes for ".git", as git does with core.protectHFS and
@@ -19,6 +22,9 @@ func newPath(p string) error {
 	}
 	if !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {
 		return tidelock.Errorf(tidelock.Invalid, "path %.200q has a control character or is not UTF-8", p)
+	}
+	if strings.Count(p, "/") >= maxDepth {
+		return tidelock.Errorf(tidelock.Invalid, "path %.200q is deeper than %d directories", p, maxDepth)
 	}
 	for segment := range strings.SplitSeq(p, "/") {
 		if isDotGitHFS(segment) || isDotGitNTFS(segment) {
