@@ -37,7 +37,8 @@ type world struct {
 	guard   *webhook.Guard
 	root    forge.Principal
 	project tidelock.Project
-	stop    func() // the worker that runs
+	timeout time.Duration // of one call
+	stop    func()        // the worker that runs
 }
 
 func newWorld(t *testing.T) *world {
@@ -60,7 +61,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, store: db, repos: repos, hints: hints, log: log}
+	w := &world{t: t, store: db, repos: repos, hints: hints, log: log, timeout: 10 * time.Second}
 	w.guard, err = webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
 	w.Forge, err = forge.New(forge.Config{Store: db, Repos: repos, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL})
@@ -82,8 +83,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-const timeout = 500 * time.Millisecond
-
 // worker makes a worker whose waits are short.
 func (w *world) worker() *webhook.Worker {
 	w.t.Helper()
@@ -93,7 +92,7 @@ func (w *world) worker() *webhook.Worker {
 	must(w.t, err)
 	worker, err := webhook.New(webhook.Config{
 		Forge: w.Forge, Guard: w.guard, Log: w.log, ExternalURL: external, SSHURL: ssh, Version: "1.2",
-		Timeout: timeout, Retry: 2 * time.Millisecond,
+		Timeout: w.timeout, Retry: 2 * time.Millisecond,
 	})
 	must(w.t, err)
 	return worker
@@ -192,10 +191,10 @@ func (w *world) pushes(branch string, n int) {
 // eventually waits for a condition, but not for ever.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not within 10 s: %s", what)
+			w.t.Fatalf("not within 30 s: %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
