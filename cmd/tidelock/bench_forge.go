@@ -28,6 +28,8 @@ type benchForge struct {
 	name  string // of the group
 	group int64
 	stop  func() error // the server, when it is ours
+
+	knownHosts string // the line of a server of ours for SSH clients
 }
 
 // named reports whether the command line or the environment names a server; a
@@ -65,7 +67,7 @@ func newBenchForge(ctx context.Context, env *environment, f *sourceFlags) (_ *be
 
 func (b *benchForge) startOwn(ctx context.Context) error {
 	s, err := server.New(ctx, server.Config{
-		DataDir: filepath.Join(b.dir, "forge"), Listen: "localhost:0", ShutdownTimeout: 10 * time.Second,
+		DataDir: filepath.Join(b.dir, "forge"), Listen: "localhost:0", SSHListen: "localhost:0", ShutdownTimeout: 10 * time.Second,
 		Log: slog.New(slog.DiscardHandler), Version: buildVersion(), Commit: buildCommit(),
 	})
 	if err != nil {
@@ -78,6 +80,7 @@ func (b *benchForge) startOwn(ctx context.Context) error {
 		cancel()
 		return <-ran
 	}
+	b.knownHosts = s.KnownHosts()
 	token, err := os.ReadFile(s.TokenFile())
 	if err != nil {
 		return err

@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 )
 
 type benchGitOptions struct {
@@ -95,6 +100,8 @@ type gitBench struct {
 	*benchForge
 	work string // the repository that is pushed
 	made int    // how many targets there are
+	ssh  string // the command with the key of this measurement
+	key  int64  // of that key
 }
 
 func benchGit(ctx context.Context, env *environment, source *sourceFlags, opts benchGitOptions) (_ gitResult, err error) {
@@ -104,11 +111,12 @@ func benchGit(ctx context.Context, env *environment, source *sourceFlags, opts b
 	}
 	defer func() { err = errors.Join(err, forge.close(ctx)) }()
 	b := &gitBench{benchForge: forge}
+	defer func() { err = errors.Join(err, b.removeKey(ctx)) }()
 	env.warnf("make a repository of %d files", opts.files)
 	if err := b.makeRepository(ctx, opts.files); err != nil {
 		return gitResult{}, err
 	}
-	sides, err := b.sides(ctx)
+	sides, err := b.sides(ctx, env)
 	if err != nil {
 		return gitResult{}, err
 	}
@@ -169,9 +177,64 @@ func (b *gitBench) makeRepository(ctx context.Context, files int) error {
 	return nil
 }
 
-// sides are the ways that this forge can be reached by.
-func (b *gitBench) sides(ctx context.Context) ([]string, error) {
-	return []string{"file", "https"}, nil
+// sides are the ways that this forge can be reached by. For SSH the user gets a
+// key.
+func (b *gitBench) sides(ctx context.Context, env *environment) ([]string, error) {
+	probe, err := b.createProject(ctx, b.group, "probe")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := exec.LookPath("ssh"); err != nil || probe.SSHURL == "" {
+		env.warnf("leave SSH out: the server does not offer it, or there is no ssh here")
+		return gitSides[:2], nil
+	}
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, b.name)
+	if err != nil {
+		return nil, err
+	}
+	authorized, err := ssh.NewPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	keyFile, hosts := filepath.Join(b.dir, "id"), filepath.Join(b.dir, "known_hosts")
+	err = errors.Join(os.WriteFile(keyFile, pem.EncodeToMemory(block), 0o600), os.WriteFile(hosts, []byte(b.knownHosts+"\n"), 0o600))
+	if err != nil {
+		return nil, err
+	}
+	made, err := call[struct {
+		ID int64 `json:"id"`
+	}](ctx, b.connection, http.MethodPost, "user/keys", map[string]any{"title": b.name, "key": string(ssh.MarshalAuthorizedKey(authorized))})
+	if err != nil {
+		return nil, err
+	}
+	b.key = made.value.ID
+	trust := "yes"
+	if b.knownHosts == "" {
+		trust = "accept-new" // a server that was named is known by its certificate only
+	}
+	b.ssh = fmt.Sprintf("ssh -F /dev/null -i '%s' -o IdentitiesOnly=yes -o BatchMode=yes -o UserKnownHostsFile='%s' -o StrictHostKeyChecking=%s", keyFile, hosts, trust)
+	return gitSides, nil
+}
+
+func (b *gitBench) removeKey(ctx context.Context) error {
+	if b.key == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return send(ctx, b.connection, http.MethodDelete, at("user/keys/%d", b.key), nil)
+}
+
+// git runs git with the key of this measurement.
+func (b *gitBench) git(ctx context.Context, dir string, args ...string) (string, error) {
+	if b.ssh != "" {
+		args = append([]string{"-c", "core.sshCommand=" + b.ssh}, args...)
+	}
+	return b.benchForge.git(ctx, dir, args...)
 }
 
 // target makes an empty repository on one side and returns its URL.
