@@ -103,8 +103,7 @@ func (a *API) listDeployments(w http.ResponseWriter, r *request) error {
 
 // deploymentState reads the state that a deployment shall have.
 func (p *params) deploymentState() tidelock.DeploymentState {
-	p.need("status")
-	return tidelock.DeploymentState(p.word("status", "running", "success", "failed", "canceled"))
+	return tidelock.DeploymentState(p.oneOf("status", "running", "success", "failed", "canceled"))
 }
 
 func (a *API) createDeployment(w http.ResponseWriter, r *request) error {

@@ -126,9 +126,8 @@ func (p *params) environmentEdit() forge.EnvironmentEdit {
 		Description: given(p, "description", p.text), ExternalURL: given(p, "external_url", p.text),
 		KubernetesNamespace: given(p, "kubernetes_namespace", p.text), FluxResourcePath: given(p, "flux_resource_path", p.text),
 	}
-	if p.has("tier") {
-		tiers := []string{"other", "production", "staging", "testing", "development"}
-		edit.Tier = new(tidelock.Tier(p.word("tier", tiers...)))
+	if tier := p.word("tier", "", "production", "staging", "testing", "development", "other"); tier != "" {
+		edit.Tier = new(tidelock.Tier(tier))
 	}
 	if p.has("cluster_agent_id") {
 		edit.Agent = new(tidelock.AgentID(p.number("cluster_agent_id")))

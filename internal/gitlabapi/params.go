@@ -275,6 +275,15 @@ func (p *params) word(name string, words ...string) string {
 	return text
 }
 
+// oneOf reads one of a set of words that has to be given.
+func (p *params) oneOf(name string, words ...string) string {
+	p.need(name)
+	if p.has(name) && !slices.Contains(words, p.text(name)) {
+		p.note(name, "does not have a valid value")
+	}
+	return p.text(name)
+}
+
 // list reads a list of texts; a text is cut at its commas.
 func (p *params) list(name string) []string {
 	elements, ok := p.values[name].([]any)

@@ -117,11 +117,11 @@ func (a *API) pipelineAlone(r *request, p tidelock.Project, l tidelock.Pipeline)
 	return shape, nil
 }
 
-// scopes of pipelines and jobs that stand for several states or kinds.
-var (
-	unfinishedStates = []tidelock.StatusState{tidelock.StatusCreated, tidelock.StatusPending, tidelock.StatusRunning}
-	finishedStates   = []tidelock.StatusState{tidelock.StatusSuccess, tidelock.StatusFailed, tidelock.StatusCanceled}
-)
+// stateWords are all states that GitLab knows; some never occur here.
+var stateWords = []string{
+	"created", "waiting_for_resource", "preparing", "pending", "running", "success", "failed",
+	"canceling", "canceled", "skipped", "manual", "scheduled",
+}
 
 // pipelineFilter reads which pipelines are wanted.
 func (p *params) pipelineFilter() tidelock.PipelineFilter {
@@ -132,17 +132,14 @@ func (p *params) pipelineFilter() tidelock.PipelineFilter {
 		OrderBy:   p.word("order_by", "id", "status", "ref", "updated_at", "user_id"),
 		Ascending: p.word("sort", "desc", "asc") == "asc",
 	}
-	if state := p.word("status", "", "created", "waiting_for_resource", "preparing", "pending", "running", "success",
-		"failed", "canceling", "canceled", "skipped", "manual", "scheduled"); state != "" {
+	if state := p.word("status", append([]string{""}, stateWords...)...); state != "" {
 		filter.States = []tidelock.StatusState{tidelock.StatusState(state)}
 	}
-	scope := p.word("scope", "", "running", "pending", "finished", "branches", "tags")
-	if scope == "running" || scope == "pending" {
+	switch scope := p.word("scope", "", "running", "pending", "finished", "branches", "tags"); scope {
+	case "running", "pending":
 		filter.States = narrow(filter.States, tidelock.StatusState(scope))
-	}
-	switch scope {
 	case "finished":
-		filter.States = narrow(filter.States, finishedStates...)
+		filter.States = narrow(filter.States, tidelock.StatusSuccess, tidelock.StatusFailed, tidelock.StatusCanceled)
 	case "branches", "tags":
 		filter.Tag, filter.LatestOfRefs = new(scope == "tags"), true
 	}
@@ -363,11 +360,14 @@ func (a *API) listJobs(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) writeJobs(w http.ResponseWriter, r *request, project tidelock.Project, filter tidelock.StatusFilter) error {
-	for _, s := range r.list("scope") {
-		filter.States = append(filter.States, tidelock.StatusState(s))
-	}
-	if len(filter.States) > len(unfinishedStates)+len(finishedStates)+8 {
-		r.note("scope", "is too long")
+	for _, word := range r.list("scope") {
+		state := tidelock.StatusState(word)
+		switch {
+		case !slices.Contains(stateWords, word):
+			r.note("scope", "does not have a valid value")
+		case !slices.Contains(filter.States, state):
+			filter.States = append(filter.States, state)
+		}
 	}
 	filter.Descending = true
 	page := r.page()

@@ -136,13 +136,12 @@ func (a *API) postStatus(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	r.need("state")
 	name := r.text("name")
 	if !r.has("name") {
 		name = r.text("context")
 	}
 	status := forge.NewStatus{
-		State: tidelock.StatusState(r.word("state", "pending", "running", "success", "failed", "canceled", "skipped")),
+		State: tidelock.StatusState(r.oneOf("state", "pending", "running", "success", "failed", "canceled", "skipped")),
 		Name:  name, Ref: r.text("ref"), Pipeline: tidelock.PipelineID(r.number("pipeline_id")),
 		TargetURL: given(&r.params, "target_url", r.text), Description: given(&r.params, "description", r.text),
 		Coverage: given(&r.params, "coverage", r.decimal),

@@ -296,6 +296,7 @@ func TestStatusAnswers(t *testing.T) {
 		want             string
 	}{
 		{"no state", post, `{}`, 400, `{"error":"state is missing"}`},
+		{"empty state", post, `{"state":""}`, 400, `{"error":"state does not have a valid value"}`},
 		{"bad state", post, `{"state":"created"}`, 400, `{"error":"state does not have a valid value"}`},
 		{"a step back", post, `{"state":"pending","name":"ci"}`, 400, `{"message":"Cannot transition status via :enqueue from :running (Reason(s): Status cannot transition via \"enqueue\")"}`},
 		{"twice", post, `{"state":"running","name":"ci"}`, 400, `{"message":"Cannot transition status via :run from :running (Reason(s): Status cannot transition via \"run\")"}`},
