@@ -173,6 +173,13 @@ func (f *Forge) GrantAgent(ctx context.Context, p Principal, project tidelock.Pr
 	}
 	by, _ := p.ids()
 	grant := tidelock.Grant{Project: project.ID, Agent: agent, By: by, CreatedAt: f.now().UTC()}
+	granted, err := f.store.Granted(ctx, agent, project.ID)
+	if err != nil {
+		return tidelock.Grant{}, err
+	}
+	if granted { // again, nothing changes
+		return f.grant(ctx, grant)
+	}
 	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
 		return change{act: "agent granted", on: OnProject(project), subject: agentSubject(to)}, f.store.Grant(ctx, grant)
 	})
@@ -180,16 +187,21 @@ func (f *Forge) GrantAgent(ctx context.Context, p Principal, project tidelock.Pr
 		return tidelock.Grant{}, err
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
-	grants, err := f.store.GrantsTo(ctx, agent) // given again, it keeps its first time
+	return f.grant(ctx, grant)
+}
+
+// grant reads a grant as it was first given.
+func (f *Forge) grant(ctx context.Context, given tidelock.Grant) (tidelock.Grant, error) {
+	grants, err := f.store.GrantsTo(ctx, given.Agent)
 	if err != nil {
 		return tidelock.Grant{}, err
 	}
 	for _, g := range grants {
-		if g.Project == project.ID {
+		if g.Project == given.Project {
 			return g, nil
 		}
 	}
-	return grant, nil
+	return given, nil
 }
 
 // RevokeGrant takes a grant back.

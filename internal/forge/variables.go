@@ -16,9 +16,10 @@ type variableStore interface {
 	// CreateVariable is a Conflict, naming the attribute "key", when the
 	// holder has one of the same key and scope.
 	CreateVariable(context.Context, tidelock.Variable) (tidelock.Variable, error)
-	// UpdateVariable writes everything but id, holder and key; like
-	// CreateVariable it keeps key and scope unique.
-	UpdateVariable(context.Context, tidelock.Variable) error
+	// ChangeVariable has a function change all but id, holder and key, and
+	// writes that unless the function returns an error. Nobody else changes the
+	// variable meanwhile. Like CreateVariable it keeps key and scope unique.
+	ChangeVariable(context.Context, tidelock.VariableID, func(*tidelock.Variable) error) (tidelock.Variable, error)
 	DeleteVariable(context.Context, tidelock.VariableID) error
 	// Variables lists those of exactly one holder.
 	Variables(context.Context, tidelock.VariableFilter, tidelock.Page) ([]tidelock.Variable, int, error)
@@ -110,28 +111,28 @@ func (f *Forge) EditVariable(ctx context.Context, p Principal, t Target, key str
 	}
 	var v tidelock.Variable
 	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
-		var err error
-		if v, err = f.variable(ctx, t, key, scope); err != nil {
+		found, err := f.variable(ctx, t, key, scope)
+		if err != nil {
 			return change{}, err
 		}
-		set(&v.Value, e.Value)
-		set(&v.Kind, e.Kind)
-		set(&v.Protected, e.Protected)
-		set(&v.Masked, e.Masked)
-		set(&v.Raw, e.Raw)
-		set(&v.Scope, e.Scope)
-		set(&v.Description, e.Description)
-		if v.Hidden && !v.Masked {
-			return change{}, tidelock.FieldErrorf(tidelock.Invalid, "masked", "must stay true for a hidden variable")
-		}
-		if err := checkVariable(v); err != nil {
-			return change{}, err
-		}
+		v, err = f.store.ChangeVariable(ctx, found.ID, func(v *tidelock.Variable) error {
+			set(&v.Value, e.Value)
+			set(&v.Kind, e.Kind)
+			set(&v.Protected, e.Protected)
+			set(&v.Masked, e.Masked)
+			set(&v.Raw, e.Raw)
+			set(&v.Scope, e.Scope)
+			set(&v.Description, e.Description)
+			if v.Hidden && !v.Masked {
+				return tidelock.FieldErrorf(tidelock.Invalid, "masked", "must stay true for a hidden variable")
+			}
+			return checkVariable(*v)
+		})
 		c := change{act: "variable edited", on: t, subject: variableSubject(v), detail: variableDetail(v)}
 		if e.Value != nil {
 			c.detail += ", value changed"
 		}
-		return c, f.store.UpdateVariable(ctx, v)
+		return c, err
 	})
 	if err != nil {
 		return tidelock.Variable{}, err

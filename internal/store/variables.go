@@ -67,7 +67,9 @@ func variableTaken(v tidelock.Variable) error {
 }
 
 const (
-	scopeTaken = `
+	lockVariable   = `SELECT id FROM variables WHERE id = ?`
+	selectVariable = `SELECT ` + variableColumns + ` FROM variables v WHERE v.id = ?`
+	scopeTaken     = `
 		SELECT COUNT(*) FROM variables
 		WHERE key = ? AND scope = ? AND (project_id = ? OR namespace_id = ?) AND id <> ?`
 	updateVariable = `
@@ -76,22 +78,34 @@ const (
 		WHERE id = ?`
 )
 
-// UpdateVariable writes everything but id, holder and key.
-func (db *DB) UpdateVariable(ctx context.Context, v tidelock.Variable) error {
-	sealed, err := db.sealVariable(v)
-	if err != nil {
-		return err
-	}
-	return db.write(ctx, func(s session) error {
+// ChangeVariable writes what a function makes of a variable.
+func (db *DB) ChangeVariable(ctx context.Context, id tidelock.VariableID, edit func(*tidelock.Variable) error) (tidelock.Variable, error) {
+	var v tidelock.Variable
+	err := db.write(ctx, func(s session) error {
+		err := s.row(ctx, lockVariable+s.lockRow, id).Scan(&id)
+		if err != nil {
+			return readError("variable", err)
+		}
+		if v, err = one(ctx, s, "variable", db.scanVariable, selectVariable, id); err != nil {
+			return err
+		}
+		if err := edit(&v); err != nil {
+			return err
+		}
 		var taken int
-		if err := s.row(ctx, scopeTaken, v.Key, v.Scope, orNull(v.Project), orNull(v.Namespace), v.ID).Scan(&taken); err != nil {
+		if err := s.row(ctx, scopeTaken, v.Key, v.Scope, orNull(v.Project), orNull(v.Namespace), id).Scan(&taken); err != nil {
 			return fmt.Errorf("look for a variable: %w", err)
 		}
 		if taken > 0 {
 			return variableTaken(v)
 		}
-		return s.change(ctx, "variable", updateVariable, v.Scope, sealed, v.Kind, v.Protected, v.Masked, v.Hidden, v.Raw, v.Description, v.ID)
+		sealed, err := db.sealVariable(v)
+		if err != nil {
+			return err
+		}
+		return s.change(ctx, "variable", updateVariable, v.Scope, sealed, v.Kind, v.Protected, v.Masked, v.Hidden, v.Raw, v.Description, id)
 	})
+	return whole(v, err)
 }
 
 const deleteVariable = `DELETE FROM variables WHERE id = ?`

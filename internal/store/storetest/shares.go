@@ -103,9 +103,9 @@ var shareTests = []test{
 		dev := w.group(top.ID, "dev")
 		team := w.group(0, "team")
 		site := w.project(team.ID, "site")
-	w.project(team.ID, "secret")
+		w.project(team.ID, "secret")
 		past := w.project(team.ID, "past")
-	w.project(dev.ID, "own")
+		w.project(dev.ID, "own")
 		ada, bob := w.user("ada"), w.user("bob")
 		w.member(tidelock.Holder{Namespace: top.ID}, ada.ID, tidelock.Developer)
 		for _, share := range []tidelock.Share{

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -34,11 +35,20 @@ var variableTests = []test{
 			same(read(), made)
 			made.Scope, made.Value, made.Kind, made.Description = "*", tidelock.NewSecret(strings.Repeat("x", 10_000)), tidelock.EnvironmentVariable, ""
 			made.Protected, made.Masked, made.Hidden, made.Raw = false, false, false, false
-			w.ok(w.UpdateVariable(w.Context(), made))
+			changed, err := w.ChangeVariable(w.Context(), made.ID, func(v *tidelock.Variable) error { *v = made; return nil })
+			w.ok(err)
+			same(changed, made)
+			same(read(), made)
+			stop := errors.New("stop")
+			_, err = w.ChangeVariable(w.Context(), made.ID, func(v *tidelock.Variable) error { v.Masked = true; return stop })
+			if !errors.Is(err, stop) {
+				w.Fatalf("got %v, want %v", err, stop)
+			}
 			same(read(), made)
 			w.ok(w.DeleteVariable(w.Context(), made.ID))
 			w.kind(w.DeleteVariable(w.Context(), made.ID), tidelock.NotFound)
-			w.kind(w.UpdateVariable(w.Context(), made), tidelock.NotFound)
+			_, err = w.ChangeVariable(w.Context(), made.ID, func(*tidelock.Variable) error { return nil })
+			w.kind(err, tidelock.NotFound)
 		}
 	}},
 
@@ -58,8 +68,8 @@ var variableTests = []test{
 			_, err = create(h, "A", "prod")
 			w.kind(err, tidelock.Conflict)
 			equal(w, err.Error(), "key (A) has already been taken")
-			other.Scope = "*"
-			w.kind(w.UpdateVariable(w.Context(), other), tidelock.Conflict)
+			_, err = w.ChangeVariable(w.Context(), other.ID, func(v *tidelock.Variable) error { v.Scope = "*"; return nil })
+			w.kind(err, tidelock.Conflict)
 		}
 		_, err := create(tidelock.Holder{Project: 99}, "A", "*")
 		w.kind(err, tidelock.NotFound)
@@ -83,6 +93,20 @@ var variableTests = []test{
 		paged(w, 3, variableName, func(p tidelock.Page) ([]tidelock.Variable, int, error) {
 			return w.Variables(w.Context(), tidelock.VariableFilter{Holder: inSite}, p)
 		})
+	}},
+
+	{"keep every change made at once", func(w world) {
+		v, err := w.CreateVariable(w.Context(), tidelock.Variable{Holder: tidelock.Holder{Project: w.site().ID}, Key: "A", Scope: "*"})
+		w.ok(err)
+		for _, err := range together(8, func(int) error {
+			_, err := w.ChangeVariable(w.Context(), v.ID, func(v *tidelock.Variable) error { v.Description += "x"; return nil })
+			return err
+		}) {
+			w.ok(err)
+		}
+		list, _, err := w.Variables(w.Context(), tidelock.VariableFilter{Holder: v.Holder}, everything)
+		w.ok(err)
+		equal(w, list[0].Description, "xxxxxxxx")
 	}},
 
 	{"go with their project", func(w world) {
