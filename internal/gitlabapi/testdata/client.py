@@ -6,7 +6,9 @@ holds one commit.
 
 import base64
 import datetime
+import io
 import sys
+import tarfile
 import warnings
 from urllib.parse import quote
 
@@ -15,6 +17,18 @@ import gitlab
 warnings.simplefilter("error")  # a Link to another host is a warning
 warnings.simplefilter("ignore", ResourceWarning)
 url, token = sys.argv[1:]
+
+
+def fails(act, status, message):
+    """Asserts that act raises python-gitlab's error with a status and a message."""
+    try:
+        act()
+    except gitlab.exceptions.GitlabError as e:
+        assert e.response_code == status and message in str(e), e
+        return
+    raise SystemExit(f"done, though it should fail with {status} {message}")
+
+
 
 gl = gitlab.Gitlab(url, private_token=token)
 gl.auth()
@@ -44,16 +58,8 @@ project.save()
 assert gl.projects.get(project.id).description == "changed"
 assert project.archive() is None and project.unarchive() is None
 project.delete()
-try:
-    gl.projects.get(project.id)
-    raise SystemExit("a deleted project is still there")
-except gitlab.exceptions.GitlabGetError as e:
-    assert e.response_code == 404 and "404 Project Not Found" in e.error_message, e
-try:
-    gl.projects.create({"name": "again", "path": "p-1", "namespace_id": group.id})
-    raise SystemExit("a path was given twice")
-except gitlab.exceptions.GitlabCreateError as e:
-    assert e.response_code == 400 and "has already been taken" in str(e), e
+fails(lambda: gl.projects.get(project.id), 404, "404 Project Not Found")
+fails(lambda: gl.projects.create({"name": "again", "path": "p-1", "namespace_id": group.id}), 400, "has already been taken")
 try:
     gitlab.Gitlab(url, private_token="glpat-wrong").auth()
     raise SystemExit("a wrong token was taken")
@@ -108,6 +114,153 @@ assert gl.http_list(agents, iterator=False)[0]["id"] == agent["id"]
 secret = gl.http_post(f"{agents}/{agent['id']}/tokens", post_data={"name": "one"})
 assert secret["token"].startswith("glagent-")
 gl.http_delete(f"{agents}/{agent['id']}")
+
+# Groups below groups, and sharing with a group.
+child = gl.groups.create({"name": "Child", "path": "child", "parent_id": group.id, "visibility": "private"})
+assert [g.id for g in group.subgroups.list()] == [child.id] and child.full_path == "py/child"
+assert [g.full_path for g in group.descendant_groups.list(get_all=True)] == ["py/child"]
+child.description = "changed"
+child.save()
+assert gl.groups.get("py/child").description == "changed"
+site.share(child.id, gitlab.const.DEVELOPER_ACCESS)
+shared = gl.projects.get(site.id).shared_with_groups
+assert [(s["group_id"], s["group_access_level"]) for s in shared] == [(child.id, 30)], shared
+fails(lambda: site.share(child.id, 30), 409, "already shared with this group")
+site.unshare(child.id)
+assert gl.projects.get(site.id).shared_with_groups == []
+
+# Files and commits, made without a clone.
+work = gl.projects.create({"name": "Work", "namespace_id": child.id})
+first = work.commits.create({
+    "branch": "main",
+    "commit_message": "Several at once\n\nWith a body.",
+    "author_name": "Monty", "author_email": "monty@example.com",
+    "actions": [
+        {"action": "create", "file_path": "a.txt", "content": "a\n"},
+        {"action": "create", "file_path": "run.sh", "content": "#!/bin/sh\n"},
+        {"action": "create", "file_path": "bytes", "content": base64.b64encode(bytes(range(256))).decode(), "encoding": "base64"},
+    ],
+})
+assert first.title == "Several at once" and first.author_name == "Monty" and first.parent_ids == [], first
+assert work.files.raw("bytes", ref="main") == bytes(range(256))
+second = work.commits.create({
+    "branch": "topic", "start_branch": "main", "commit_message": "Every action",
+    "actions": [
+        {"action": "update", "file_path": "a.txt", "content": "b\n"},
+        {"action": "move", "file_path": "b/moved", "previous_path": "bytes"},
+        {"action": "chmod", "file_path": "run.sh", "execute_filemode": True},
+        {"action": "create", "file_path": "c.txt", "content": "c\n"},
+    ],
+})
+assert second.parent_ids == [first.id]
+modes = {e["path"]: e["mode"] for e in work.repository_tree(ref="topic", recursive=True, get_all=True)}
+assert modes["run.sh"] == "100755" and "b/moved" in modes and "bytes" not in modes, modes
+changed = {d["new_path"] for d in second.diff()}
+assert changed == {"a.txt", "b/moved", "run.sh", "c.txt"}, changed
+assert {r["name"] for r in second.refs("branch")} == {"topic"}
+compared = work.repository_compare("main", "topic")
+assert [c["id"] for c in compared["commits"]] == [second.id] and len(compared["diffs"]) == 4
+assert tarfile.open(fileobj=io.BytesIO(work.repository_archive(sha="topic", format="tar.gz"))).getnames()
+fails(lambda: work.commits.create({"branch": "main", "commit_message": "m", "actions": [
+    {"action": "create", "file_path": "new.txt", "content": "n"},
+    {"action": "create", "file_path": "a.txt", "content": "again"},
+]}), 400, "A file with this name already exists")
+fails(lambda: work.files.get("new.txt", ref="main"), 404, "404 File Not Found")  # all or nothing
+
+made_file = work.files.create({"file_path": "docs/x.md", "branch": "main", "content": "one\n", "commit_message": "Add"})
+assert made_file.file_path == "docs/x.md"
+file = work.files.get("docs/x.md", ref="main")
+file.content = "two\n"
+file.save(branch="main", commit_message="Change")
+assert work.files.raw("docs/x.md", ref="main") == b"two\n"
+fails(lambda: work.files.create({"file_path": "docs/x.md", "branch": "main", "content": "", "commit_message": "m"}), 400, "A file with this name already exists")
+file.delete(branch="main", commit_message="Remove")
+fails(lambda: work.files.get("docs/x.md", ref="main"), 404, "404 File Not Found")
+history = work.commits.list(query_parameters={"ref_name": "main", "path": "docs/x.md"}, get_all=True)
+assert [c.title for c in history] == ["Remove", "Change", "Add"], history
+
+# Branches and tags.
+branch = work.branches.create({"branch": "release/1", "ref": "main"})
+assert branch.commit["id"] == history[0].id
+fails(lambda: work.branches.create({"branch": "release/1", "ref": "main"}), 400, "Branch already exists")
+branch.delete()
+fails(lambda: work.branches.get("release/1"), 404, "404 Branch Not Found")
+tag = work.tags.create({"tag_name": "v1", "ref": "topic", "message": "annotated"})
+assert tag.commit["id"] == second.id and tag.message == "annotated" and tag.target != second.id
+for i in range(5):
+    work.tags.create({"tag_name": f"t{i}", "ref": "main"})
+assert len(work.tags.list(get_all=True, per_page=2)) == 6
+assert work.protectedtags.create({"name": "v*", "create_access_level": 40}).name == "v*"
+work.protectedtags.delete("v*")
+tag.delete()
+fails(lambda: work.tags.get("v1"), 404, "404 Tag Not Found")
+
+# Keys.
+key = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes(range(32))).decode()
+deploy_key = work.keys.create({"title": "flux", "key": key, "can_push": False})
+assert deploy_key.can_push is False and [k.id for k in work.keys.list()] == [deploy_key.id]
+deploy_key.can_push = True
+deploy_key.save()
+assert work.keys.get(deploy_key.id).can_push is True
+deploy_key.delete()
+mine = gl.user.keys.create({"title": "laptop", "key": key})
+assert gl.user.keys.get(mine.id).title == "laptop"
+mine.delete()
+fails(lambda: work.keys.create({"title": "bad", "key": "not a key"}), 400, "key")
+
+# Tokens that replace themselves: this version of python-gitlab has no method.
+token = work.access_tokens.create({"name": "bot", "scopes": ["api"], "access_level": 40, "expires_at": until})
+rotated = gl.http_post(f"/projects/{work.id}/access_tokens/{token.id}/rotate", post_data={"expires_at": until})
+assert rotated["token"] != token.token and rotated["name"] == "bot" and rotated["id"] != token.id, rotated
+assert gitlab.Gitlab(url, private_token=rotated["token"]).projects.get(work.id).id == work.id
+fails(lambda: gitlab.Gitlab(url, private_token=token.token).projects.get(work.id), 401, "")
+group_deploy = child.deploytokens.create({"name": "all", "scopes": ["read_repository", "api"]})
+assert sorted(group_deploy.scopes) == ["api", "read_repository"] and [t.id for t in child.deploytokens.list()] == [group_deploy.id]
+group_deploy.delete()
+
+# Variables.
+work.variables.create({"key": "PLAIN", "value": "one"})
+secret_variable = work.variables.create({"key": "SECRET", "value": "masked-value", "masked": True, "protected": True, "environment_scope": "prod/*"})
+assert secret_variable.masked and secret_variable.protected and secret_variable.environment_scope == "prod/*"
+plain = work.variables.get("PLAIN")
+plain.value = "two"
+plain.save()
+assert {v.key: v.value for v in work.variables.list()}["PLAIN"] == "two"
+plain.delete()
+fails(lambda: work.variables.get("PLAIN"), 404, "404 Variable Not Found")
+child.variables.create({"key": "GROUP", "value": "x"})
+assert [v.key for v in child.variables.list()] == ["GROUP"]
+
+# Hooks: the token is written, never read.
+hook = work.hooks.create({"url": "https://hooks.example.com/x", "token": "hook-secret", "push_events": True, "tag_push_events": True})
+assert hook.push_events and hook.tag_push_events and "hook-secret" not in str(work.hooks.get(hook.id).attributes)
+hook.tag_push_events = False
+hook.save()
+assert work.hooks.get(hook.id).tag_push_events is False
+hook.delete()
+assert work.hooks.list() == []
+
+# What others say of a commit, and what runs where.
+commit = work.commits.get("main")
+running = commit.statuses.create({"state": "running", "name": "build", "target_url": "https://ci.example.com/1"})
+assert running.status == "running" and running.name == "build"
+commit.statuses.create({"state": "success", "name": "build", "description": "done"})
+assert [(s.name, s.status) for s in commit.statuses.list()] == [("build", "success")]
+fails(lambda: commit.statuses.create({"state": "no-such-state", "name": "build"}), 400, "")
+pipelines = work.pipelines.list(sha=commit.id)
+assert [(p.status, p.source) for p in pipelines] == [("success", "external")], pipelines
+assert work.pipelines.get(pipelines[0].id).sha == commit.id
+prod = work.environments.create({"name": "prod/eu", "external_url": "https://eu.example.com"})
+assert prod.slug and work.environments.list(name="prod/eu")[0].id == prod.id
+deployment = work.deployments.create({"environment": "prod/eu", "sha": commit.id, "ref": "main", "tag": False, "status": "running"})
+deployment.status = "success"
+deployment.save()
+assert work.environments.get(prod.id).last_deployment["status"] == "success"
+prod.external_url = "https://new.example.com"
+prod.save()
+prod.stop()
+assert work.environments.get(prod.id).state == "stopped"
+prod.delete()
 
 group.delete()
 print("ok")
