@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,10 +136,11 @@ func (f fleet) follows(t *testing.T, ns, urlPrefix string) {
 	if !strings.HasPrefix(source.Spec.URL, urlPrefix) || source.Spec.SecretRef == nil || source.Spec.SecretRef.Name != ns {
 		t.Errorf("the source reads %s with %v, want %s… with the secret that was made", source.Spec.URL, source.Spec.SecretRef, urlPrefix)
 	}
-	commit := f.write(t, "clusters/"+ns+"/site.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: site, namespace: %s}\ndata: {value: one}\n", ns))
+	value := f.head() // anything that is new each time
+	commit := f.write(t, "clusters/"+ns+"/site.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: site, namespace: %s}\ndata: {value: %q}\n", ns, value))
 	f.Cluster.Wake(t, ns, ns)
 	f.WaitFetched(ns, ns, commit, soon)
-	waitConfigMap(t, f.Forge, ns, "site", "one")
+	waitConfigMap(t, f.Forge, ns, "site", value)
 	e2e.Eventually(t, soon, func(ctx context.Context) error {
 		applied := &kustomizev1.Kustomization{}
 		if err := f.Cluster.Client.Get(ctx, key, applied); err != nil {
@@ -184,25 +186,61 @@ func (f fleet) write(t *testing.T, name, text string) string {
 // under it, and changes nothing when it runs again.
 func TestFluxBootstrapWithAToken(t *testing.T) {
 	f := newFleet(t)
+	f.Call(http.MethodPost, "groups", map[string]any{"name": "Friends", "path": "friends", "visibility": "internal"}, nil)
 	ns := f.Cluster.Namespace(t)
-	f.bootstrap(t, ns, "-token-auth")
+	first := f.bootstrap(t, ns, "-token-auth", "-team", "friends")
+	head := f.head()
+	second := f.bootstrap(t, ns, "-token-auth", "-team", "friends", "-reconcile")
+	if got := f.head(); got != head {
+		t.Errorf("the second run committed %s, want nothing; it said:\n%s", got, second)
+	}
+	if strings.Contains(first+second, "warning:") {
+		t.Errorf("the runs warn:\n%s\n%s", first, second)
+	}
 	var project struct {
 		Visibility    string
 		DefaultBranch string `json:"default_branch"`
+		Shared        []struct {
+			Path  string `json:"group_full_path"`
+			Level int    `json:"group_access_level"`
+		} `json:"shared_with_groups"`
 	}
 	f.Call(http.MethodGet, "projects/platform%2Ffleet", nil, &project)
 	if project.Visibility != "private" || project.DefaultBranch != "main" {
 		t.Errorf("the project that was made: got %+v, want a private one with main", project)
 	}
-	head := f.head()
-	said := f.bootstrap(t, ns, "-token-auth", "-reconcile")
-	if got := f.head(); got != head {
-		t.Errorf("the second run committed %s, want nothing; it said:\n%s", got, said)
+	if len(project.Shared) != 1 || project.Shared[0].Path != "friends" || project.Shared[0].Level != 40 {
+		t.Errorf("the project is shared with %+v, want friends as maintainers", project.Shared)
 	}
 	if secret := f.secret(t, ns); string(secret["username"]) != "git" || string(secret["password"]) != f.token || len(secret["ca.crt"]) == 0 {
 		t.Errorf("the secret has %d entries, want user git, the token and the CA", len(secret))
 	}
 	f.follows(t, ns, "https://localhost:")
+}
+
+// flux bootstrap gitlab --personal works in a user's namespace, and a group of
+// its own below another one is an owner too.
+func TestFluxBootstrapOfOtherOwners(t *testing.T) {
+	f := newFleet(t)
+	var group, child struct{ ID int64 }
+	var self struct{ Username string }
+	f.Call(http.MethodGet, "groups/platform", nil, &group)
+	f.Call(http.MethodPost, "groups", map[string]any{"name": "Edge", "path": "Edge", "parent_id": group.ID}, &child)
+	curl(t, f.Forge, "user", "--oauth2-bearer", f.token).decode(t, &self)
+	for owner, flags := range map[string][]string{
+		self.Username:   {"-personal", "-token-auth"},
+		"platform/Edge": {"-deploy-token-auth"},
+	} {
+		ns := f.Cluster.Namespace(t)
+		f.bootstrap(t, ns, append(flags, "-owner", owner)...)
+		source, err := f.Cluster.GitRepository(t.Context(), ns, ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := f.URL + "/" + owner + "/fleet.git"; source.Spec.URL != want || source.Status.Artifact == nil {
+			t.Errorf("the source reads %s, want %s", source.Spec.URL, want)
+		}
+	}
 }
 
 // A deployToken is what the forge tells of one.
@@ -272,4 +310,46 @@ func gitEnvironment(f *e2e.Forge, token string) []string {
 		env = append(env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: Bearer "+token)
 	}
 	return env
+}
+
+// flux bootstrap gitlab without further flags makes an SSH key, which becomes a
+// deploy key of the project; a run with a key of one's own replaces it.
+func TestFluxBootstrapWithADeployKey(t *testing.T) {
+	f := newFleet(t)
+	ns := f.Cluster.Namespace(t)
+	ssh := strings.TrimPrefix(f.SSHURL, "ssh://git@")
+	keys := func() []deployKey {
+		var list []deployKey
+		f.Call(http.MethodGet, "projects/platform%2Ffleet/deploy_keys", nil, &list)
+		return list
+	}
+	f.bootstrap(t, ns, "-ssh-hostname", ssh)
+	first, head, made := keys(), f.head(), f.secret(t, ns)
+	f.bootstrap(t, ns, "-ssh-hostname", ssh)
+	if second := keys(); len(first) != 1 || !slices.Equal(first, second) || first[0].CanPush {
+		t.Fatalf("deploy keys: first %+v, then %+v; want the same one, which cannot push", first, second)
+	}
+	if got := f.head(); got != head {
+		t.Errorf("the second run committed %s, want nothing", got)
+	}
+	if !strings.HasPrefix(string(made["identity.pub"]), first[0].Key[:40]) || len(made["known_hosts"]) == 0 {
+		t.Error("the secret lacks the key or the host's")
+	}
+	f.follows(t, ns, f.SSHURL+"/platform/fleet")
+
+	own := newKey(t)
+	f.bootstrap(t, ns, "-ssh-hostname", ssh, "-private-key-file", own)
+	third := keys()
+	if len(third) != 1 || third[0].Title != first[0].Title || third[0].ID == first[0].ID {
+		t.Fatalf("deploy keys: first %+v, then %+v; want one of the same title, replaced", first, third)
+	}
+	f.follows(t, ns, f.SSHURL+"/platform/fleet")
+}
+
+// A deployKey is what the forge tells of one.
+type deployKey struct {
+	ID      int64
+	Title   string
+	Key     string
+	CanPush bool `json:"can_push"`
 }
