@@ -188,6 +188,33 @@ func TestH6Paths(t *testing.T) {
 	git(t, repo.Path(), "fsck", "--strict")
 }
 
+// TestH6GitChecksToo moves a symbolic link to where it would lead git out of a
+// checkout: what is not refused here, git refuses when it takes the commit in.
+func TestH6GitChecksToo(t *testing.T) {
+	repo := create(t)
+	work := clone(t, repo)
+	if err := os.Symlink("/etc/passwd", filepath.Join(work, "link")); err != nil {
+		t.Fatal(err)
+	}
+	git(t, work, "add", "-A")
+	head := commit(t, work, "a", "1", "one")
+	git(t, work, "push", "-q", "origin", "HEAD:main")
+	_, err := land(t, repo, gitrepo.Change{Kind: gitrepo.MoveFile, From: "link", Path: ".gitmodules"})
+	if tidelock.KindOf(err) != tidelock.Invalid || !strings.Contains(err.Error(), "gitmodulesSymlink") {
+		t.Errorf("got %v, want git's complaint", err)
+	}
+	if got := git(t, repo.Path(), "rev-parse", "main"); got != string(head) {
+		t.Errorf("main moved to %s", got)
+	}
+	// As any other file a link may be moved, and is not followed.
+	if _, err := land(t, repo, gitrepo.Change{Kind: gitrepo.MoveFile, From: "link", Path: "dir/link"}, gitrepo.Change{Kind: gitrepo.UpdateFile, Path: "dir/link", Content: []byte("elsewhere")}); err != nil {
+		t.Error(err)
+	}
+	if got := files(t, repo); !slices.Contains(got, "120000 dir/link elsewhere") {
+		t.Errorf("the files are %q", got)
+	}
+}
+
 // TestConcurrentCommits lands many commits drafted on one parent at once: one
 // wins, the others are told, and all that is there is whole.
 func TestConcurrentCommits(t *testing.T) {
