@@ -67,6 +67,7 @@ components: playground
 soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration, default 1h) and of the fuzz targets
 	@.ci/fuzz $${FUZZ:-30s}
 	cd playground && TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./e2e
+	TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./internal/servertest
 
 lint: ## Check formatting, go vet, staticcheck and the wire's definition
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \

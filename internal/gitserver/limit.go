@@ -1,10 +1,12 @@
 package gitserver
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
+	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/limit"
 )
@@ -25,6 +27,15 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (forge.Principal,
 	reading, err := s.limits.Admit(surface, by.Allowance(r.RemoteAddr))
 	reading.Tell(w.Header())
 	return by, err
+}
+
+// admitSSH counts a session: a fetch or a push is one, however large.
+func (s *Server) admitSSH(by forge.Principal) error {
+	_, err := s.limits.Admit("ssh", by.Allowance(by.From))
+	if e, ok := errors.AsType[*limit.Exceeded](err); ok {
+		return tidelock.Errorf(tidelock.Unavailable, "%s", tooMany(e))
+	}
+	return err
 }
 
 // tooMany is what git shows its user.

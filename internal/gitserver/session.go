@@ -16,6 +16,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/limit"
 )
 
 const (
@@ -77,11 +78,17 @@ func (c *connection) answer(ctx context.Context, t *talk, request *ssh.Request, 
 		return err
 	}
 	principal.From = c.address
+	if err := git.admitSSH(principal); err != nil {
+		return err
+	}
 	var payload struct{ Text string }
 	if len(request.Payload) > 0 {
 		if err := ssh.Unmarshal(request.Payload, &payload); err != nil {
 			return errCommand("the request is malformed")
 		}
+	}
+	if _, err := git.limits.Admit("ssh", principal.Allowance(c.address)); err != nil {
+		return err
 	}
 	switch request.Type {
 	case "shell":
@@ -126,6 +133,9 @@ func (s *Server) receiveSSH(ctx context.Context, t *talk, protocol string, princ
 func (h *SSH) explain(ctx context.Context, err error) string {
 	kind := tidelock.KindOf(err)
 	h.metrics.refused.WithLabelValues(kind.String()).Inc()
+	if e, ok := errors.AsType[*limit.Exceeded](err); ok {
+		return tooMany(e)
+	}
 	e, ok := errors.AsType[*tidelock.Error](err)
 	switch {
 	case kind == tidelock.NotFound:

@@ -37,7 +37,7 @@ func newSSHWorld(t testing.TB, o options, change ...func(*gitserver.SSHConfig)) 
 	t.Helper()
 	w := &sshWorld{world: newWorld(t, o)}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	git := gitserver.New(gitserver.Config{Forge: w.Forge, Repos: w.disk, Log: log, Idle: o.idle, Longest: o.longest})
+	git := gitserver.New(gitserver.Config{Forge: w.Forge, Repos: w.disk, Log: log, Idle: o.idle, Longest: o.longest, Limits: o.limits})
 	dir := t.TempDir()
 	var err error
 	w.host, err = gitserver.OpenHostKey(filepath.Join(dir, "ssh", "host_ed25519"))

@@ -22,6 +22,7 @@ import (
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
 	"tidelock.dev/internal/gitserver"
+	"tidelock.dev/internal/limit"
 	"tidelock.dev/internal/store"
 )
 
@@ -52,6 +53,7 @@ type options struct {
 	longest  time.Duration
 	http2    bool
 	listener time.Duration // of one request, if it is not git's
+	limits   *limit.Guard
 }
 
 // newWorld also lets the test run beside others: most of each is waiting.
