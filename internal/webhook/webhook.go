@@ -35,7 +35,7 @@ import (
 
 const (
 	perHook  = 4    // deliveries on their way to one hook at once
-	atOnce   = 32   // to all of them
+	atOnce   = 64   // to all of them
 	maxWait  = 1000 // deliveries that wait for one hook
 	yield    = 3    // failures after which a delivery holds up later ones no more
 	expandBy = 100  // events read at once
@@ -193,8 +193,9 @@ func (w *Worker) look(ctx, sending context.Context, wg *sync.WaitGroup) time.Dur
 	if next.IsZero() {
 		return lookAgain
 	}
-	// What is due and was not claimed waits for another one to end, and that rings.
-	return min(max(next.Sub(w.Now()), 100*time.Millisecond), lookAgain)
+	// What is due and was not claimed waits for another one to end, which rings,
+	// or has become due just now.
+	return min(max(next.Sub(w.Now()), 250*time.Millisecond), lookAgain)
 }
 
 const retryStore = time.Second

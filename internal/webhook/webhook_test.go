@@ -274,13 +274,13 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// TestH10Redirect: a receiver outside cannot send us to a host inside.
-func TestH10RedirectAndRebind(t *testing.T) {
+// TestH10Rebind: a name that passed when the hook was made and leads elsewhere
+// later is refused when it is called.
+func TestH10Rebind(t *testing.T) {
 	w := newWorld(t)
 	inside := newReceiver(t, nil)
 	_, port, _ := strings.Cut(strings.TrimPrefix(inside.URL, "http://"), ":")
-	// The name passes when the hook is made, and leads to loopback when it is
-	// called: the guard in force then allows nothing.
+	// The guard that looked at the name allowed it; the one that dials does not.
 	hook := w.hook("http://localhost:" + port + "/x")
 	strict, err := webhook.NewGuard(webhook.GuardConfig{})
 	must(t, err)

@@ -253,7 +253,7 @@ func (rec *receiver) received() []call {
 	return append([]call(nil), rec.calls...)
 }
 
-// refs lists what was told, in order, as "ref after".
+// messages lists the message of the newest commit of each call, in order.
 func (rec *receiver) messages(t testing.TB) (all []string) {
 	t.Helper()
 	for _, c := range rec.received() {
