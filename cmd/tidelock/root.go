@@ -31,6 +31,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newGroupCommand(env),
 		newUserCommand(env),
 		newTokenCommand(env),
+		newKeyCommand(env),
 		newAuditCommand(env),
 		newPushCommand(env),
 		newBenchCommand(env),

@@ -68,6 +68,7 @@ environment, and that over the file.`,
 		panic(err) // the flag is defined a line above
 	}
 	logs.add(flags)
+	cmd.AddCommand(newServerInfoCommand(env))
 	return cmd
 }
 
