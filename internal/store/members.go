@@ -75,8 +75,8 @@ const selectAccessLevel = `
 		SELECT 50 FROM namespaces WHERE owner_id = ? AND id IN (SELECT id FROM above)
 		UNION ALL
 		SELECT CASE WHEN m.level < invited.level THEN m.level ELSE invited.level END
-		FROM invited JOIN members m ON m.namespace_id = invited.id
-		WHERE m.user_id = ? AND (m.expires_at = 0 OR m.expires_at > ?)
+		FROM invited CROSS JOIN members m -- in this order: most often none are invited
+		WHERE m.namespace_id = invited.id AND m.user_id = ? AND (m.expires_at = 0 OR m.expires_at > ?)
 	) AS levels`
 
 // AccessLevel is the highest level a user has in a holder at a time.
