@@ -1,7 +1,7 @@
-// Package gitserver is git over HTTP: it reads the credential, asks forge who
-// may do what, parses the commands of a push and has forge decide each ref
-// before git runs, streams packs to and from gitrepo, and tells forge what a
-// push did before the client hears "ok".
+// Package gitserver is git over HTTP and SSH: it reads the credential, asks
+// forge who may do what, parses the commands of a push and has forge decide
+// each ref before git runs, streams packs to and from gitrepo, and tells forge
+// what a push did before the client hears "ok".
 //
 // It decides nothing itself, and runs no git. Protocol versions 0 to 2 are
 // served; the dumb protocol is refused.
