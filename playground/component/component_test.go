@@ -199,12 +199,16 @@ func TestFindModules(t *testing.T) {
 	}
 }
 
-func TestAllNamesEveryComponent(t *testing.T) {
-	want := []component.Name{
+func TestListsOfComponents(t *testing.T) {
+	cluster := []component.Name{
 		component.Kube, component.Kubectl, component.SourceController, component.KustomizeController, component.HelmController,
 		component.NotificationController, component.KWOK,
 	}
-	if got := component.All(); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	if got := component.Cluster(); !slices.Equal(got, cluster) {
+		t.Errorf("a cluster needs %v, want %v", got, cluster)
+	}
+	all := slices.Insert(slices.Clone(cluster), slices.Index(cluster, component.KWOK), component.Bootstrap)
+	if got := component.All(); !slices.Equal(got, all) {
+		t.Errorf("all components are %v, want %v", got, all)
 	}
 }

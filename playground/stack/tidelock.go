@@ -72,7 +72,7 @@ func ServerProcess(tidelock, dir, host string, port, sshPort int) (p supervisor.
 			"--ssh-listen", fmt.Sprintf("%s:%d", address, sshPort), "--shutdown-timeout", "5s",
 			"--webhook-allow", "127.0.0.0/8,::1", // Flux's receivers are processes of this machine
 		},
-		Env:  supervisor.Environment(dir),
+		Env: supervisor.Environment(dir),
 		Ready: func(ctx context.Context) error {
 			return answers(ctx, fmt.Sprintf("https://localhost:%d/-/readyz", port), CAFile(dir))
 		},
