@@ -140,7 +140,7 @@ func (p *place) want(r row, c caller) verdict {
 	switch {
 	case c.home == elsewhere, c.home == otherGroup:
 		level = tidelock.NoAccess
-	case c.home == thisProject && r.aboutGroup():
+	case (c.home == thisProject || c.home == thisShare) && r.aboutGroup():
 		level = tidelock.NoAccess
 	}
 	git := r.surface == overHTTP || r.surface == overSSH

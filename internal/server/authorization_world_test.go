@@ -38,6 +38,7 @@ type home string
 const (
 	thisProject home = "the project"
 	thisGroup   home = "the group"
+	thisShare   home = "a group that the project is shared with" // of people
 	elsewhere   home = "another project"
 	otherGroup  home = "another group"
 )
@@ -53,10 +54,15 @@ func (c caller) String() string {
 		return fmt.Sprintf("a deploy token of %s with %s", c.home, c.scope)
 	case c.kind != tidelock.PersonalToken:
 		return fmt.Sprintf("a %s token (%s) of %s with %s", c.kind, c.level, c.home, c.scope)
+	case c.home == thisShare:
+		who = fmt.Sprintf("a %s through a share", c.level)
 	case !c.admin && c.level == tidelock.NoAccess:
 		who = "a stranger"
 	case !c.admin:
 		who = "a " + c.level.String()
+	}
+	if c.scope == "" {
+		return who + "'s key"
 	}
 	return fmt.Sprintf("%s with %s", who, c.scope)
 }
@@ -78,6 +84,15 @@ var (
 	}
 )
 
+// Every project is shared with a group of friends for sharedLevel. A friend has
+// that, or what they have in the group if it is less; here by what comes out.
+const sharedLevel = tidelock.Developer
+
+var friends = map[tidelock.AccessLevel]tidelock.AccessLevel{
+	tidelock.Developer: tidelock.Owner,
+	tidelock.Guest:     tidelock.Guest,
+}
+
 // callers are everybody. The race detector makes do with those who tell most:
 // every kind of token and every role, but only the scopes that open something.
 func callers() []caller {
@@ -91,6 +106,9 @@ func callers() []caller {
 		all = append(all, caller{kind: tidelock.PersonalToken, admin: true, scope: scope}, caller{kind: tidelock.PersonalToken, scope: scope})
 		for _, level := range levels {
 			all = append(all, caller{kind: tidelock.PersonalToken, level: level, scope: scope})
+		}
+		for level := range friends {
+			all = append(all, caller{kind: tidelock.PersonalToken, level: level, home: thisShare, scope: scope})
 		}
 	}
 	for _, scope := range botScopes {
@@ -121,6 +139,9 @@ func keyholders() []caller {
 	for _, level := range levels {
 		all = append(all, caller{kind: tidelock.PersonalToken, level: level})
 	}
+	for level := range friends {
+		all = append(all, caller{kind: tidelock.PersonalToken, level: level, home: thisShare})
+	}
 	for _, home := range []home{thisProject, thisGroup, elsewhere, otherGroup} {
 		all = append(all, caller{kind: deployKey, home: home, scope: "read"}, caller{kind: deployKey, home: home, scope: "write"})
 	}
@@ -140,7 +161,8 @@ type matrix struct {
 
 	keyholders []caller
 
-	other *place // where tokens are from that have no business here
+	friends int64  // the group that every project is shared with
+	other   *place // where tokens are from that have no business here
 
 	mu     sync.Mutex
 	tokens map[caller]credential // of people and of elsewhere
@@ -177,12 +199,17 @@ func newMatrix(t *testing.T) *matrix {
 		who := c
 		who.scope = ""
 		if m.users[who] == 0 {
-			name := strings.ReplaceAll(fmt.Sprintf("%s-%t", c.level, c.admin), " ", "-")
+			name := strings.ReplaceAll(fmt.Sprintf("%s-%t-%t", c.level, c.admin, c.home == thisShare), " ", "-")
 			m.users[who] = m.create("users", map[string]any{
 				"username": name, "name": name, "email": name + "@forge.example", "admin": c.admin,
 			}).ID
 		}
 		m.mint(nil, c)
+	}
+	m.friends = m.create("groups", map[string]any{"name": "friends", "path": "friends", "visibility": "private"}).ID
+	for level, inside := range friends {
+		friend := m.users[caller{kind: tidelock.PersonalToken, level: level, home: thisShare}]
+		m.create(fmt.Sprintf("groups/%d/members", m.friends), map[string]any{"user_id": friend, "access_level": inside})
 	}
 	m.other = m.newPlace(t, "elsewhere", tidelock.Private)
 	for _, c := range m.callers {
@@ -303,7 +330,7 @@ func (p *place) makeGroup() {
 	p.group = p.create("groups", map[string]any{"name": p.name, "path": p.name, "visibility": p.visibility.String()}).ID
 	members := fmt.Sprintf("groups/%d/members", p.group)
 	for who, id := range p.users {
-		if who.level != tidelock.NoAccess {
+		if who.level != tidelock.NoAccess && who.home == "" {
 			p.create(members, map[string]any{"user_id": id, "access_level": who.level})
 		}
 	}
@@ -328,6 +355,7 @@ func (p *place) makeProject() {
 	}).ID
 	site := fmt.Sprintf("projects/%d/", p.project)
 	p.create(site+"members", map[string]any{"user_id": p.member, "access_level": tidelock.Guest})
+	p.create(site+"share", map[string]any{"group_id": p.friends, "group_access": sharedLevel})
 	p.agent = p.create(site+"cluster_agents", map[string]any{"name": "first"}).ID
 	dir := p.t.TempDir()
 	p.MustGit(dir, "init", "--quiet", "--initial-branch=main")
