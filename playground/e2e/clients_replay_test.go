@@ -117,9 +117,15 @@ func TestGlabReplayed(t *testing.T) {
 		t.Errorf("the token sees itself as %+v", seen)
 	}
 	done(t)(c.PersonalAccessTokens.RevokePersonalAccessTokenByID(proxy.ID))
-	if _, resp, err := self.PersonalAccessTokens.GetSinglePersonalAccessToken(); err == nil || resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("a revoked token sees itself: %v, want 401", err)
+	if _, resp, err := self.PersonalAccessTokens.GetSinglePersonalAccessToken(); err == nil || resp.StatusCode != http.StatusUnauthorized || !strings.Contains(err.Error(), "Token was revoked.") {
+		t.Errorf("a revoked token sees itself: %v, want 401 in the words by which glab knows that it has to make another", err)
 	}
+
+	// update-kubeconfig
+	if agent := ok[*gitlab.Agent](t)(c.ClusterAgents.GetAgent(project, first.agent)); agent.Name != "prod" || agent.ConfigProject.PathWithNamespace != project {
+		t.Errorf("the agent is %+v", agent)
+	}
+	ok[*gitlab.Metadata](t)(c.Metadata.GetMetadata())
 	done(t)(c.ClusterAgents.RevokeAgentToken(project, third.agent, third.token))
 
 	// check_manifest_usage
