@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,8 +128,8 @@ func TestPackOverTheLimit(t *testing.T) {
 		_, _ = io.Copy(io.Discard, response.Body)
 		response.Body.Close()
 	}
-	if sent.n > 200<<20 {
-		t.Errorf("the server took %d MiB of an endless push", sent.n>>20)
+	if sent.n.Load() > 200<<20 {
+		t.Errorf("the server took %d MiB of an endless push", sent.n.Load()>>20)
 	}
 	if w.head("refs/heads/big") != "" {
 		t.Error("the branch exists")
@@ -145,12 +146,12 @@ func (endless) Read(p []byte) (int, error) {
 
 type counter struct {
 	in io.Reader
-	n  int64
+	n  atomic.Int64
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
-	c.n += int64(n)
+	c.n.Add(int64(n))
 	return n, err
 }
 

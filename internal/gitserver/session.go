@@ -16,7 +16,6 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
-	"tidelock.dev/internal/limit"
 )
 
 const (
@@ -87,9 +86,6 @@ func (c *connection) answer(ctx context.Context, t *talk, request *ssh.Request, 
 			return errCommand("the request is malformed")
 		}
 	}
-	if _, err := git.limits.Admit("ssh", principal.Allowance(c.address)); err != nil {
-		return err
-	}
 	switch request.Type {
 	case "shell":
 		if _, err := io.WriteString(t, welcome(principal)+"\r\n"); err != nil {
@@ -133,9 +129,6 @@ func (s *Server) receiveSSH(ctx context.Context, t *talk, protocol string, princ
 func (h *SSH) explain(ctx context.Context, err error) string {
 	kind := tidelock.KindOf(err)
 	h.metrics.refused.WithLabelValues(kind.String()).Inc()
-	if e, ok := errors.AsType[*limit.Exceeded](err); ok {
-		return tooMany(e)
-	}
 	e, ok := errors.AsType[*tidelock.Error](err)
 	switch {
 	case kind == tidelock.NotFound:
