@@ -1,7 +1,7 @@
 package forge_test
 
 import (
-	"crypto/dsa" //nolint:staticcheck // to be refused
+	"crypto/dsa" //lint:ignore SA1019 it is made to be refused
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
