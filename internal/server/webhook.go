@@ -11,7 +11,7 @@ import (
 // back to this server.
 func (s *Server) newGuard() (*webhook.Guard, error) {
 	var own []net.Addr
-	for _, l := range slices.Concat(s.https, s.http, s.scrape) {
+	for _, l := range slices.Concat(s.https, s.http, s.scrape, s.sshListeners) {
 		own = append(own, l.Addr())
 	}
 	return webhook.NewGuard(webhook.GuardConfig{

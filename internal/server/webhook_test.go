@@ -2,8 +2,10 @@ package server_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +66,32 @@ func TestH10Webhooks(t *testing.T) {
 		got := s.Do("POST", hooks, s.Token, strings.NewReader(fmt.Sprintf(`{"url":%q}`, url)), "Content-Type", "application/json")
 		if got.Status != http.StatusUnprocessableEntity {
 			t.Errorf("a hook to %s: %d %s, want 422", url, got.Status, got.Body)
+		}
+	}
+}
+
+// TestH10OwnSSH: a hook does not lead to the port of git over SSH either, by
+// none of the addresses that it listens on.
+func TestH10OwnSSH(t *testing.T) {
+	s := servertest.Start(t, func(c *server.Config) { c.SSHListen = "0.0.0.0:0" })
+	site := s.Project("team/site", tidelock.Private)
+	ssh, err := url.Parse(s.SSHURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		ip := a.(*net.IPNet).IP
+		if !ip.IsGlobalUnicast() {
+			continue
+		}
+		hook := fmt.Sprintf(`{"url":"http://%s/"}`, net.JoinHostPort(ip.String(), ssh.Port()))
+		got := s.Do("POST", fmt.Sprintf("/api/v4/projects/%d/hooks", site.ID), s.Token, strings.NewReader(hook), "Content-Type", "application/json")
+		if got.Status != http.StatusUnprocessableEntity || !strings.Contains(string(got.Body), "this server itself") {
+			t.Errorf("a hook %s: %d %s, want 422", hook, got.Status, got.Body)
 		}
 	}
 }
