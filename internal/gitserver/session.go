@@ -66,6 +66,9 @@ func (c *connection) serveSession(ctx context.Context, offered ssh.NewChannel, f
 			_ = request.Reply(false, nil)
 		}
 	}
+	// One that is left unread would hold up all else of the connection, its end
+	// too.
+	t.others.Go(func() { ssh.DiscardRequests(requests) })
 }
 
 // answer does what a session was opened for.

@@ -153,6 +153,33 @@ func TestH2SessionsOfOneConnection(t *testing.T) {
 	}
 }
 
+// A client that asks a session for more than it may is not heard any more, and
+// holds nothing back: neither its connection nor the end of the server.
+func TestH2RequestsOfOneSession(t *testing.T) {
+	w := newSSHWorld(t, options{idle: time.Second}, func(c *gitserver.SSHConfig) { c.Grace = time.Second })
+	good, _ := w.userKey(w.developer)
+	c := w.mustDial(good)
+	channel, requests, err := c.OpenChannel("session", nil)
+	must(t, err)
+	go ssh.DiscardRequests(requests)
+	for range 300 {
+		if _, err := channel.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{"A", "b"})); err != nil {
+			break // the connection is cut already
+		}
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		_ = c.Wait()
+		w.stop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the connection is still there")
+	}
+}
+
 // Keys that are weak are refused at the handshake too, should one ever get
 // into the store (CVE-2026-39829).
 func TestH2WeakKeys(t *testing.T) {
