@@ -54,8 +54,8 @@ test-unit: ## Run the unit tests with -race, the store's on SQLite and PostgreSQ
 test-matrix: ## Ask every surface every question of who may do what
 	@$(GO) test -count=1 -run '^TestAuthorization$$' -v ./internal/server | grep -E 'authorization|^(---|ok|FAIL|panic)'
 
-test-fuzz: ## Run every fuzz target for a moment (FUZZ=time for each, default 3s)
-	@.ci/fuzz $${FUZZ:-3s}
+test-fuzz: ## Run every fuzz target for a moment (FUZZ=time for each, default 2s)
+	@.ci/fuzz $${FUZZ:-2s}
 
 test-e2e: components ## Run the playground's tests, end to end against real Kubernetes and Flux
 	cd playground && $(GO) test -race -timeout 30m -p 1 $(TEST_FLAGS) ./...
