@@ -58,6 +58,8 @@ func TestSizesOfBodies(t *testing.T) {
 		{"many names in JSON", "/projects", "{" + names(1001, `"p%d":1`, ",") + "}", asRoot, 400},
 		{"many names in a form", "/projects", names(1001, "p%d=1", "&"), form, 400},
 		{"many names in the query", "/projects?" + names(1001, "p%d=1", "&"), "", asRoot, 400},
+		{"many values", commits, `{"n":[` + strings.Repeat("{},", 200_000) + `0],` + commit(2)[1:], asRoot, 400},
+		{"many values in a text", commits, `{"n":"` + strings.Repeat("{},", 200_000) + `",` + commit(2)[1:], asRoot, 201},
 		{"deep JSON", "/projects", `{"name":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + "}", asRoot, 400},
 		{"deep only in a text", "/projects", `{"path":"deep","description":"` + strings.Repeat("[{", 50) + `\""}`, asRoot, 201},
 	} {

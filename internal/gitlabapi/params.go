@@ -96,8 +96,11 @@ func (r *request) addJSON() error {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil
 	}
-	if jsonDepth(text) > maxDepth {
+	switch values, depth := jsonSize(text); {
+	case depth > maxDepth:
 		return errBadRequest("the body is nested too deeply")
+	case values > maxValues:
+		return errBadRequest("the body has too many values")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
@@ -124,14 +127,19 @@ func (r *request) addJSON() error {
 const (
 	maxParams = 1000 // of one request
 	maxDepth  = 32   // of JSON; what is read has four levels at most
+
+	// maxValues bounds what is made of JSON: one value takes up to a hundred
+	// times its text. The largest commit has half as many.
+	maxValues = 200_000
 )
 
 var errTooManyParams = errBadRequest("there are too many parameters")
 
-// jsonDepth counts how deeply a JSON text is nested, before anything is made
-// of it.
-func jsonDepth(text []byte) int {
-	depth, deepest := 0, 0
+// jsonSize counts the values of a JSON text, and how deeply it is nested,
+// before anything is made of it. Values are counted by the commas and brackets
+// around them, which is within a factor of two.
+func jsonSize(text []byte) (values, deepest int) {
+	depth := 0
 	quoted, escaped := false, false
 	for _, c := range text {
 		switch {
@@ -142,14 +150,17 @@ func jsonDepth(text []byte) int {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
+		case c == ',':
+			values++
 		case c == '{' || c == '[':
+			values++
 			depth++
 			deepest = max(deepest, depth)
 		case c == '}' || c == ']':
 			depth--
 		}
 	}
-	return deepest
+	return values, deepest
 }
 
 // addForm takes "name=a" as a text, the last one winning, and "name[]=a" as
