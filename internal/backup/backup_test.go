@@ -335,18 +335,21 @@ func TestH6BadArchives(t *testing.T) {
 			all[i], all[j] = all[j], all[i]
 			return all
 		}, "wrong place"},
-		"no header":             {removed("backup.json"), "wrong place"},
-		"no manifest":           {removed("manifest.json"), "ends too early"},
-		"no repository":         {removed("repositories/"), "its manifest tells of"},
-		"no rows":               {removed("database/users"), "its manifest tells of"},
-		"another format":        {changed("backup.json", `"format": 1`, `"format": 2`), "format 2"},
-		"a newer schema":        {changed("backup.json", `"schema": `, `"schema": 9`), "knows up to"},
-		"a changed file":        {changed("files/secret.key", "secret", "SECRET"), `"files/secret.key" is not what was written`},
-		"a changed row":         {changed("database/projects.jsonl", "trunk", "TRUNK"), `"database/projects.jsonl" is not what was written`},
-		"a table by a bad name": {changed("backup.json", `"users"`, `"../users"`), "makes no sense"},
-		"refs miscounted":       {changed("manifest.json", `"refs": 1`, `"refs": 2`), "is not what was written"},
-		"after the end":         {func(all []tarMember) []tarMember { return append(all, regular("files/tls/ca.crt", "x")) }, "goes on after its manifest"},
-		"nothing in it":         {func([]tarMember) []tarMember { return nil }, "damaged"},
+		"no header":               {removed("backup.json"), "wrong place"},
+		"no manifest":             {removed("manifest.json"), "ends too early"},
+		"no repository":           {removed("repositories/"), "its manifest tells of"},
+		"no rows":                 {removed("database/users"), "its manifest tells of"},
+		"another format":          {changed("backup.json", `"format": 1`, `"format": 2`), "format 2"},
+		"a newer schema":          {changed("backup.json", `"schema": `, `"schema": 9`), "knows up to"},
+		"a changed file":          {changed("files/secret.key", "secret", "SECRET"), `"files/secret.key" is not what was written`},
+		"a changed row":           {changed("database/projects.jsonl", "trunk", "TRUNK"), `"database/projects.jsonl" is not what was written`},
+		"a table by a bad name":   {changed("backup.json", `"users"`, `"../users"`), "makes no sense"},
+		"refs miscounted":         {changed("manifest.json", `"refs": 1`, `"refs": 2`), "is not what was written"},
+		"a branch by a bad name":  {changed("manifest.json", `"default_branch": "`, `"default_branch": "../../`), "default branch of repository"},
+		"a branch like an option": {changed("manifest.json", `"default_branch": "`, `"default_branch": "--template=`), "default branch of repository"},
+		"a terminal's orders":     {changed("backup.json", `"tidelock": "`, `"tidelock": "\u001b]0;`), "makes no sense"},
+		"after the end":           {func(all []tarMember) []tarMember { return append(all, regular("files/tls/ca.crt", "x")) }, "goes on after its manifest"},
+		"nothing in it":           {func([]tarMember) []tarMember { return nil }, "damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			refused(t, packed(t, tc.change(members(t, archive))), tc.says)

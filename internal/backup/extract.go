@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -183,6 +185,9 @@ func (x *extraction) readHeader(h *tar.Header, content io.Reader) error {
 	if err := json.Unmarshal(text, &x.header); err != nil {
 		return damaged("%q: %v", h.Name, err)
 	}
+	if strings.ContainsFunc(x.header.Tidelock, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return damaged("the version %.100q makes no sense", x.header.Tidelock) // it comes to a terminal
+	}
 	if err := x.header.Database.Validate(); err != nil {
 		return err
 	}
@@ -279,6 +284,9 @@ func (x *extraction) complete() error {
 		refs, ok := x.bundles[r.ID]
 		if told[r.ID] || r.ID <= 0 || refs != r.Refs || ok != (r.Refs > 0) || r.Missing && ok {
 			return damaged("repository %d is not what was written", r.ID)
+		}
+		if err := tidelock.ValidRef(tidelock.BranchRef(r.DefaultBranch)); err != nil && r.DefaultBranch != "" {
+			return damaged("the default branch of repository %d: %v", r.ID, err)
 		}
 		told[r.ID] = true
 	}
