@@ -15,10 +15,11 @@ import (
 // An Outbox is what waits to be told to hooks. It is the store's, without
 // any rule: a worker takes from it, sends, and says how that went.
 type Outbox interface {
-	// HookEvents lists what was noted and not expanded yet, oldest first.
+	// HookEvents lists what was noted after an event and not expanded yet,
+	// oldest first; after 0 is from the beginning.
 	// RecordPush notes, in its transaction, the branches and tags of a project
 	// of which some hook wants to know.
-	HookEvents(ctx context.Context, limit int) ([]tidelock.HookEvent, error)
+	HookEvents(ctx context.Context, after tidelock.HookEventID, limit int) ([]tidelock.HookEvent, error)
 	// ExpandHookEvent replaces an event by deliveries that wait, or does
 	// nothing if it is gone. Deliveries to hooks that are gone are dropped, and
 	// the oldest beyond so many that wait for one hook are given up.
@@ -26,12 +27,14 @@ type Outbox interface {
 	// ClaimDeliveries leases deliveries that are due, so that nobody else has
 	// them until the lease ends or an attempt is saved.
 	ClaimDeliveries(context.Context, tidelock.Claim) ([]tidelock.Delivery, error)
-	// NextDelivery is when the next one that nobody has leased is due; zero
-	// when none waits.
-	NextDelivery(context.Context, tidelock.Claim) (time.Time, error)
+	// NextDelivery is when the next one that waits for no other of its ref may
+	// be claimed, be it that a lease ends then; zero when none waits. Yield is
+	// as in a claim.
+	NextDelivery(ctx context.Context, yield int) (time.Time, error)
 	// SaveAttempt writes how far a delivery is, and makes one that has no id.
-	// What failed, and was no test, counts as a failure of the hook, which is
-	// then held for as long as hold says; a success ends that.
+	// What failed counts as a failure of the hook, which is then held for as
+	// long as hold says; without a hold it counts for nothing. A success ends
+	// that either way.
 	SaveAttempt(ctx context.Context, d tidelock.Delivery, hold func(failures int) time.Duration) (tidelock.Delivery, error)
 	// TrimDeliveries removes those that wait no longer: older ones than a
 	// time, and all but the newest of a hook.

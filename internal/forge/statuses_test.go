@@ -508,7 +508,7 @@ func TestStatusesAreToldToHooks(t *testing.T) {
 	w.post(w.root, project, commit, "a", tidelock.StatusSuccess)
 	w.post(w.root, project, commit, "a", tidelock.StatusSuccess) // again
 	w.deploy(project, "prod", commit, tidelock.DeploymentSuccess)
-	events, err := w.store.HookEvents(t.Context(), 100)
+	events, err := w.store.HookEvents(t.Context(), 0, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,10 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
 )
 
@@ -14,7 +16,11 @@ import (
 func withStore(b *testing.B, run func(*testing.B, *store.DB, tidelock.Project)) {
 	for _, engine := range engines {
 		b.Run(engine.name, func(b *testing.B) {
-			db, err := store.Open(b.Context(), store.Config{URL: engine.url(b)})
+			box, err := seal.New(make([]byte, 32))
+			if err != nil {
+				b.Fatal(err)
+			}
+			db, err := store.Open(b.Context(), store.Config{URL: engine.url(b), Seal: box})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -121,6 +127,36 @@ func BenchmarkSaveAnnouncements(b *testing.B) {
 			}
 			if err := db.SaveAnnouncements(b.Context(), batch...); err != nil {
 				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkClaimDeliveries claims and gives back while as many deliveries wait
+// for 10 hooks as may, each of a branch of its own.
+func BenchmarkClaimDeliveries(b *testing.B) {
+	withStore(b, func(b *testing.B, db *store.DB, site tidelock.Project) {
+		const most = 1000
+		for i := range 10 {
+			hook, err := db.CreateHook(b.Context(), tidelock.Hook{Project: site.ID, URL: "https://ci.example", Kinds: tidelock.HookKinds}, 10)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := db.RecordPush(b.Context(), push(site.ID, "main", fmt.Sprint(i))); err != nil {
+				b.Fatal(err)
+			}
+			deliveries := make([]tidelock.Delivery, most)
+			for i := range deliveries {
+				deliveries[i] = tidelock.Delivery{Hook: hook.ID, Kind: tidelock.HookPush, Ref: tidelock.BranchRef(fmt.Sprint(i)), Body: []byte(`{}`), NextAt: site.CreatedAt}
+			}
+			if err := db.ExpandHookEvent(b.Context(), tidelock.HookEventID(i+1), deliveries, most); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for now := site.CreatedAt; b.Loop(); now = now.Add(time.Second) {
+			claimed, err := db.ClaimDeliveries(b.Context(), tidelock.Claim{Now: now, Until: now.Add(time.Second), Limit: 64, PerHook: 4, Yield: 3})
+			if err != nil || len(claimed) != 40 {
+				b.Fatalf("got %d, %v; want 40", len(claimed), err)
 			}
 		}
 	})

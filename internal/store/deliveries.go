@@ -14,6 +14,7 @@ import (
 const selectHookEvents = `
 	SELECT id, project_id, kind, push_id, pipeline_id, deployment_id, state, at
 	FROM hook_events
+	WHERE id > ?
 	ORDER BY id
 	LIMIT ?`
 
@@ -22,8 +23,8 @@ func scanHookEvent(row scanner) (e tidelock.HookEvent, err error) {
 	return e, err
 }
 
-func (db *DB) HookEvents(ctx context.Context, limit int) ([]tidelock.HookEvent, error) {
-	return many(ctx, db.point(ctx), "hook events", scanHookEvent, selectHookEvents, limit)
+func (db *DB) HookEvents(ctx context.Context, after tidelock.HookEventID, limit int) ([]tidelock.HookEvent, error) {
+	return many(ctx, db.point(ctx), "hook events", scanHookEvent, selectHookEvents, after, limit)
 }
 
 const (
@@ -114,8 +115,7 @@ const (
 	// nobody else sends it, and when all before it in its lane were sent or
 	// have failed so often that it no longer waits for them. Of each hook only
 	// some are sent at once, and only one while its calls fail.
-	dueDeliveries = `
-		FROM hook_deliveries d JOIN hooks h ON h.id = d.hook_id
+	unblocked = `
 		WHERE d.state = 'waiting' AND NOT EXISTS (
 			SELECT 1 FROM hook_deliveries before
 			WHERE before.hook_id = d.hook_id AND before.lane = d.lane AND before.state = 'waiting'
@@ -123,11 +123,13 @@ const (
 	claimable = `
 		SELECT due.id FROM (
 			SELECT d.id AS id, ROW_NUMBER() OVER (PARTITION BY d.hook_id ORDER BY d.id) AS turn,
-				CASE WHEN h.failures = 0 THEN ? ELSE 1 END AS allowed,
-				(SELECT COUNT(*) FROM hook_deliveries busy
-				WHERE busy.hook_id = d.hook_id AND busy.state = 'waiting' AND busy.leased_until > ?) AS busy` + dueDeliveries + `
+				(CASE WHEN h.failures = 0 THEN ? ELSE 1 END) - COALESCE(busy.leased, 0) AS room
+			FROM hook_deliveries d JOIN hooks h ON h.id = d.hook_id LEFT JOIN (
+				SELECT hook_id, COUNT(*) AS leased FROM hook_deliveries
+				WHERE state = 'waiting' AND leased_until > ?
+				GROUP BY hook_id) AS busy ON busy.hook_id = d.hook_id` + unblocked + `
 				AND d.next_at <= ? AND d.leased_until <= ? AND h.held_until <= ?) AS due
-		WHERE due.turn + due.busy <= due.allowed
+		WHERE due.turn <= due.room
 		ORDER BY due.turn, due.id
 		LIMIT ?`
 	leaseDeliveries = `
@@ -159,32 +161,36 @@ func scanDelivery(row scanner) (d tidelock.Delivery, err error) {
 }
 
 // ClaimDeliveries does not wait for the disk: a lease that is lost lets a
-// delivery be sent twice, which it may.
+// delivery be sent twice, which it may. What to lease is found before the
+// transaction, because looking through thousands takes a while; what somebody
+// else leased since then is left to them.
 func (db *DB) ClaimDeliveries(ctx context.Context, c tidelock.Claim) ([]tidelock.Delivery, error) {
+	ids, err := many(ctx, db.point(ctx), "due deliveries", func(row scanner) (id tidelock.DeliveryID, err error) {
+		err = row.Scan(&id)
+		return id, err
+	}, claimable, c.PerHook, c.Now, c.Yield, c.Now, c.Now, c.Now, c.Limit)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
 	var claimed []tidelock.Delivery
-	err := db.note(ctx, func(s session) error {
-		ids, err := many(ctx, s, "due deliveries", func(row scanner) (id tidelock.DeliveryID, err error) {
-			err = row.Scan(&id)
-			return id, err
-		}, claimable, c.PerHook, c.Now, c.Yield, c.Now, c.Now, c.Now, c.Limit)
-		if err != nil || len(ids) == 0 {
-			claimed = nil
-			return err
-		}
+	err = db.note(ctx, func(s session) error {
 		claimed, err = many(ctx, s, "due deliveries", scanDelivery, fmt.Sprintf(leaseDeliveries, s.in), c.Until, c.Now, idList(ids))
-		slices.SortFunc(claimed, func(a, b tidelock.Delivery) int { return cmp.Compare(a.ID, b.ID) })
 		return err
 	})
+	slices.SortFunc(claimed, func(a, b tidelock.Delivery) int { return cmp.Compare(a.ID, b.ID) })
 	return whole(claimed, err)
 }
 
 const selectNextDelivery = `
-	SELECT COALESCE(MIN(CASE WHEN h.held_until > d.next_at THEN h.held_until ELSE d.next_at END), 0)` + dueDeliveries + `
-		AND d.leased_until <= ?`
+	SELECT COALESCE(MIN(CASE
+		WHEN d.leased_until > d.next_at AND d.leased_until > h.held_until THEN d.leased_until
+		WHEN h.held_until > d.next_at THEN h.held_until
+		ELSE d.next_at END), 0)
+	FROM hook_deliveries d JOIN hooks h ON h.id = d.hook_id` + unblocked
 
-func (db *DB) NextDelivery(ctx context.Context, c tidelock.Claim) (time.Time, error) {
+func (db *DB) NextDelivery(ctx context.Context, yield int) (time.Time, error) {
 	var next instant
-	if err := db.point(ctx).row(ctx, selectNextDelivery, c.Yield, c.Now).Scan(&next); err != nil {
+	if err := db.point(ctx).row(ctx, selectNextDelivery, yield).Scan(&next); err != nil {
 		return time.Time{}, fmt.Errorf("read the next delivery: %w", err)
 	}
 	return time.Time(next), nil
@@ -240,7 +246,7 @@ func (s session) countFailure(ctx context.Context, d tidelock.Delivery, hold fun
 			return nil
 		}
 		failures = 0
-	case d.Test:
+	case hold == nil:
 		return nil
 	default:
 		failures++

@@ -4,25 +4,42 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"time"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 )
 
-// expandAll makes deliveries of everything that was noted.
-func (w *Worker) expandAll(ctx context.Context) error {
+// expandAll makes deliveries of everything that was noted. An event that
+// cannot be expanded now holds up those of its project, which keep their
+// order, and no others. It reports whether all went well.
+func (w *Worker) expandAll(ctx context.Context) bool {
+	stuck := map[tidelock.ProjectID]tidelock.HookEventID{}
+	var last tidelock.HookEventID
 	for {
-		events, err := w.outbox.HookEvents(ctx, expandBy)
+		events, err := w.outbox.HookEvents(ctx, last, expandBy)
 		if err != nil {
-			return err
+			w.warn(ctx, "hook events not read", err)
+			return false
 		}
 		for _, e := range events {
+			last = e.ID
+			if stuck[e.Project] != 0 {
+				continue
+			}
 			if err := w.expand(ctx, e); err != nil {
-				return err
+				if w.stuck[e.Project] != e.ID { // it is told once
+					w.warn(ctx, "hook event not expanded", err)
+				}
+				stuck[e.Project] = e.ID
+			}
+			if ctx.Err() != nil {
+				return false
 			}
 		}
 		if len(events) < expandBy {
-			return nil
+			w.stuck = stuck
+			return len(stuck) == 0
 		}
 	}
 }
@@ -75,8 +92,13 @@ type body struct {
 	text []byte
 }
 
-// maxListed is how many refs one push may move for their commits to be listed.
-const maxListed = 50
+const (
+	// maxListed is how many refs one push may move for their commits to be
+	// listed.
+	maxListed = 50
+	// maxReading is for reading the commits of one push, while others wait.
+	maxReading = 10 * time.Second
+)
 
 // bodies makes what hooks are told of an event: of a push, one for each ref.
 func (w *Worker) bodies(ctx context.Context, e tidelock.HookEvent, facts forge.HookFacts) ([]body, error) {
@@ -88,6 +110,8 @@ func (w *Worker) bodies(ctx context.Context, e tidelock.HookEvent, facts forge.H
 		text, err := fit(w.links.deployment(facts))
 		return []body{{shortRef(facts.Deployment.Ref, facts.Deployment.Tag), text}}, err
 	}
+	reading, cancel := context.WithTimeout(ctx, maxReading)
+	defer cancel()
 	var bodies []body
 	for _, u := range facts.Push.Updates {
 		if u.HookKind() != e.Kind {
@@ -95,11 +119,11 @@ func (w *Worker) bodies(ctx context.Context, e tidelock.HookEvent, facts forge.H
 		}
 		payload := w.links.push(facts, u)
 		if e.Kind == tidelock.HookPush && len(facts.Push.Updates) <= maxListed {
-			commits, total, err := w.Forge.PushedCommits(ctx, facts.Project, u, maxCommits)
+			commits, total, err := w.Forge.PushedCommits(reading, facts.Project, u, maxCommits)
 			switch {
 			case ctx.Err() != nil:
 				return nil, err
-			case err != nil: // such as commits that were forced away and collected; the push is told all the same
+			case err != nil: // such as commits that were forced away and collected, or too many to count; the push is told all the same
 				w.log.WarnContext(ctx, "commits of a push not read", "project", facts.Project.ID, "push", facts.Push.ID, "error", err)
 			}
 			payload.list(w.links.shapeCommits(facts.Project, commits), total)

@@ -86,6 +86,10 @@ type Worker struct {
 	wake   chan struct{} // holds at most one "look again"
 	slots  chan struct{} // one for each delivery on its way
 	tests  chan struct{} // one for each call that somebody waits for
+
+	// stuck are the projects with an event that could not be expanded when Run
+	// last tried.
+	stuck map[tidelock.ProjectID]tidelock.HookEventID
 }
 
 // New makes a Worker. It does nothing until Run.
@@ -159,14 +163,14 @@ func (w *Worker) Run(ctx context.Context) error {
 // look expands what was noted and begins to send what is due. It returns how
 // long nothing more will be, unless somebody rings.
 func (w *Worker) look(ctx, sending context.Context, wg *sync.WaitGroup) time.Duration {
-	if err := w.expandAll(ctx); err != nil {
-		w.warn(ctx, "hook events not expanded", err)
-		return retryStore
+	again := lookAgain
+	if !w.expandAll(ctx) {
+		again = retryExpand
 	}
 	for {
 		free := cap(w.slots) - len(w.slots)
 		if free == 0 {
-			return lookAgain // whoever ends rings
+			return again // whoever ends rings
 		}
 		deliveries, err := w.outbox.ClaimDeliveries(ctx, w.claim(free))
 		if err != nil {
@@ -185,20 +189,23 @@ func (w *Worker) look(ctx, sending context.Context, wg *sync.WaitGroup) time.Dur
 			break
 		}
 	}
-	next, err := w.outbox.NextDelivery(ctx, w.claim(1))
+	next, err := w.outbox.NextDelivery(ctx, yield)
 	if err != nil {
 		w.warn(ctx, "deliveries not read", err)
 		return retryStore
 	}
 	if next.IsZero() {
-		return lookAgain
+		return again
 	}
 	// What is due and was not claimed waits for another one to end, which rings,
 	// or has become due just now.
-	return min(max(next.Sub(w.Now()), 250*time.Millisecond), lookAgain)
+	return min(max(next.Sub(w.Now()), 250*time.Millisecond), again)
 }
 
-const retryStore = time.Second
+const (
+	retryStore  = time.Second
+	retryExpand = 5 * time.Second
+)
 
 func (w *Worker) claim(limit int) tidelock.Claim {
 	now := w.Now().UTC()
@@ -227,9 +234,9 @@ func (w *Worker) deliver(ctx context.Context, d tidelock.Delivery) {
 		return // it comes again when the lease ends
 	}
 	attempt, wait := w.caller.call(ctx, hook, d)
-	cut := ctx.Err() != nil && attempt.Status == 0
-	if cut {
-		d.NextAt = w.Now().UTC() // not the receiver's fault: it counts for nothing
+	hold := w.hold
+	if cut := ctx.Err() != nil && attempt.Status == 0; cut {
+		d.NextAt, hold = w.Now().UTC(), nil // not the receiver's fault: it counts for nothing
 	} else {
 		d.Attempt = attempt
 		d.Tries++
@@ -237,7 +244,7 @@ func (w *Worker) deliver(ctx context.Context, d tidelock.Delivery) {
 	}
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if _, err := w.outbox.SaveAttempt(saving, d, w.hold(cut)); err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+	if _, err := w.outbox.SaveAttempt(saving, d, hold); err != nil && tidelock.KindOf(err) != tidelock.NotFound {
 		w.warn(saving, "delivery not recorded: it will be sent again", err)
 		return
 	}
@@ -280,17 +287,15 @@ func (w *Worker) backoff(tries int) time.Duration {
 }
 
 // hold is how long a hook is left alone after so many failures in a row.
-func (w *Worker) hold(never bool) func(failures int) time.Duration {
-	return func(failures int) time.Duration {
-		if never || failures < holdFrom {
-			return 0
-		}
-		delay := 12 * w.Retry // a minute
-		for range failures - holdFrom {
-			delay = min(2*delay, maxHold)
-		}
-		return delay
+func (w *Worker) hold(failures int) time.Duration {
+	if failures < holdFrom {
+		return 0
 	}
+	delay := 12 * w.Retry // a minute
+	for range failures - holdFrom {
+		delay = min(2*delay, maxHold)
+	}
+	return delay
 }
 
 // Test calls a hook once with a sample made of what is in the project, while
@@ -340,7 +345,7 @@ func (w *Worker) callNow(ctx context.Context, hook tidelock.Hook, d tidelock.Del
 	}
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_, err := w.outbox.SaveAttempt(saving, d, w.hold(true))
+	_, err := w.outbox.SaveAttempt(saving, d, nil)
 	w.ring() // a success may have ended the hook's being held
 	return d.Attempt, err
 }

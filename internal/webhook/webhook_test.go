@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,8 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
+	"tidelock.dev/internal/seal"
+	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/webhook"
 )
 
@@ -362,7 +365,7 @@ func TestNothingIsLost(t *testing.T) {
 
 	// A claim without an end is what kill -9 leaves behind.
 	w.pushes("dev", 1)
-	events, err := w.store.HookEvents(t.Context(), 10)
+	events, err := w.store.HookEvents(t.Context(), 0, 10)
 	must(t, err)
 	if len(events) != 1 {
 		t.Fatalf("got %d events, want 1", len(events))
@@ -393,6 +396,57 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	if len(keys) != 2 || !keys["left behind"] {
 		t.Errorf("got keys %v, want two, one of them %q", keys, "left behind")
+	}
+}
+
+// An event that cannot be made into deliveries, here because its hook was
+// sealed with a key that is lost, holds up no other, and stays.
+func TestOddEventHoldsUpNobody(t *testing.T) {
+	w := newWorld(t)
+	lost, err := seal.New(bytes.Repeat([]byte{1}, 32))
+	must(t, err)
+	elsewhere, err := store.Open(t.Context(), store.Config{URL: w.url, Seal: lost, Log: w.log})
+	must(t, err)
+	defer elsewhere.Close()
+	odd, err := w.CreateProject(t.Context(), w.root, forge.NewProject{Namespace: w.project.Namespace, Path: "odd", Visibility: tidelock.Private})
+	must(t, err)
+	_, err = elsewhere.CreateHook(t.Context(), tidelock.Hook{Project: odd.ID, URL: "http://127.0.0.1:1", Kinds: []tidelock.HookKind{tidelock.HookPush}}, 10)
+	must(t, err)
+	for i := range 150 { // more than are read at once
+		object := tidelock.CommitID(fmt.Sprint(i))
+		_, err = w.store.RecordPush(t.Context(), tidelock.Push{Project: odd.ID, Updates: []tidelock.RefUpdate{{Ref: "refs/heads/main", New: object, Commit: object}}})
+		must(t, err)
+	}
+
+	rec := newReceiver(t, nil)
+	w.hook(rec.URL)
+	w.pushes("main", 1)
+	w.run()
+	w.eventually("the call of the other project's hook", func() bool { return len(rec.received()) == 1 })
+	w.stop()
+	left, err := w.store.HookEvents(t.Context(), 0, 1000)
+	must(t, err)
+	if len(left) != 150 {
+		t.Errorf("got %d events left, want 150", len(left))
+	}
+}
+
+// That the server stops is no failure of the receiver.
+func TestStoppingCountsForNothing(t *testing.T) {
+	w := newWorld(t)
+	rec := newReceiver(t, func(_ int, w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	hook := w.hook(rec.URL)
+	w.pushes("main", 1)
+	w.run()
+	w.eventually("the call", func() bool { return len(rec.received()) == 1 })
+	w.stop()
+	read, err := w.store.Hook(t.Context(), hook.ID)
+	must(t, err)
+	if read.Failures != 0 {
+		t.Errorf("got %d failures, want none", read.Failures)
+	}
+	if tried := w.deliveries(hook.ID); len(tried) != 0 {
+		t.Errorf("got %d deliveries that were tried, want none", len(tried))
 	}
 }
 

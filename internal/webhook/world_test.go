@@ -30,6 +30,7 @@ import (
 type world struct {
 	*forge.Forge
 	t       *testing.T
+	url     string // of the store
 	store   *store.DB
 	repos   *gitrepo.Disk
 	hints   *bus.Bus
@@ -49,7 +50,8 @@ func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
 	box, err := seal.New(make([]byte, 32))
 	must(t, err)
-	db, err := store.Open(ctx, store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Seal: box, Log: log})
+	database := "sqlite:" + filepath.Join(dir, "tidelock.db")
+	db, err := store.Open(ctx, store.Config{URL: database, Seal: box, Log: log})
 	must(t, err)
 	repos, err := gitrepo.Open(ctx, gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
 	must(t, err)
@@ -61,7 +63,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, store: db, repos: repos, hints: hints, log: log, timeout: 10 * time.Second}
+	w := &world{t: t, url: database, store: db, repos: repos, hints: hints, log: log, timeout: 10 * time.Second}
 	w.guard, err = webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
 	w.Forge, err = forge.New(forge.Config{Store: db, Repos: repos, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL})
