@@ -84,10 +84,8 @@ func newKeyAddCommand(env *environment, source *sourceFlags) *cobra.Command {
 			if body.CanPush && !place.deploy() {
 				return misusef("--can-push goes with --project or --group; a person's key may what the person may")
 			}
-			if body.ExpiresAt != "" {
-				if _, err := time.Parse(time.DateOnly, body.ExpiresAt); err != nil {
-					return misusef("--expires: %q is not a date like 2030-12-31", body.ExpiresAt)
-				}
+			if err := checkExpires(body.ExpiresAt); err != nil {
+				return err
 			}
 			line, err := readPublicKey(env, args[1])
 			if err != nil {
@@ -121,29 +119,36 @@ func newKeyAddCommand(env *environment, source *sourceFlags) *cobra.Command {
 	return cmd
 }
 
-// maxKeyFile is more than any public key takes.
-const maxKeyFile = 64 << 10
-
 // readPublicKey reads a file that ends in .pub, and never lets a private key
 // leave the machine.
 func readPublicKey(env *environment, name string) (string, error) {
+	text, err := readInput(env, name)
+	if err != nil {
+		return "", fmt.Errorf("read the key: %w", err)
+	}
+	if strings.Contains(text, "PRIVATE KEY") {
+		return "", misusef("%s is a private key, which stays where it is; give the file that ends in .pub", name)
+	}
+	return text, nil
+}
+
+// maxInput is more than any key or token takes.
+const maxInput = 64 << 10
+
+// readInput reads a short text from a file, or from stdin for -, without the
+// space around it.
+func readInput(env *environment, name string) (string, error) {
 	in := env.stdin
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return "", fmt.Errorf("read the key: %w", err)
+			return "", err
 		}
 		defer f.Close()
 		in = f
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxKeyFile))
-	if err != nil {
-		return "", fmt.Errorf("read the key: %w", err)
-	}
-	if strings.Contains(string(text), "PRIVATE KEY") {
-		return "", misusef("%s is a private key, which stays where it is; give the file that ends in .pub", name)
-	}
-	return strings.TrimSpace(string(text)), nil
+	text, err := io.ReadAll(io.LimitReader(in, maxInput))
+	return strings.TrimSpace(string(text)), err
 }
 
 func newKeyListCommand(env *environment, source *sourceFlags) *cobra.Command {

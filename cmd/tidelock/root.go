@@ -32,6 +32,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newUserCommand(env),
 		newTokenCommand(env),
 		newKeyCommand(env),
+		newHookCommand(env),
 		newAuditCommand(env),
 		newPushCommand(env),
 		newBenchCommand(env),
