@@ -160,13 +160,13 @@ func hookPath(args []string) (string, error) {
 
 // A hookEventRow is a delivery that was tried.
 type hookEventRow struct {
-	ID        int64      `json:"id"`
-	Trigger   string     `json:"trigger"`
-	Status    string     `json:"response_status"`
-	State     string     `json:"state"`
-	Attempts  int        `json:"attempts"`
-	CreatedAt time.Time  `json:"created_at"`
-	Error     string     `json:"error"`
+	ID        int64     `json:"id"`
+	Trigger   string    `json:"trigger"`
+	Status    string    `json:"response_status"`
+	State     string    `json:"state"`
+	Attempts  int       `json:"attempts"`
+	CreatedAt time.Time `json:"created_at"`
+	Error     string    `json:"error"`
 }
 
 func newHookEventsCommand(env *environment, source *sourceFlags) *cobra.Command {
