@@ -284,7 +284,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		Forge: s.forge, Repos: s.repos, Log: log, Limits: s.limits, Metrics: registry, Tracer: tracing.provider,
 	})
 	s.hooks, err = webhook.New(webhook.Config{
-		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version,
+		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version, Metrics: registry,
 	})
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ func (w *Worker) expandAll(ctx context.Context) bool {
 		}
 		if len(events) < expandBy {
 			w.stuck = stuck
+			w.metrics.stuck.Set(float64(len(stuck)))
 			return len(stuck) == 0
 		}
 	}

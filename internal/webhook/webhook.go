@@ -29,6 +29,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 )
@@ -72,6 +74,8 @@ type Config struct {
 	// further wait is three times as long.
 	Retry time.Duration // default 5s
 
+	Metrics prometheus.Registerer // default: not registered anywhere
+
 	// Now is the clock.
 	Now func() time.Time // default time.Now
 }
@@ -79,13 +83,14 @@ type Config struct {
 // A Worker sends deliveries. It is safe for concurrent use.
 type Worker struct {
 	Config
-	log    *slog.Logger
-	outbox forge.Outbox
-	caller *caller
-	links  links
-	wake   chan struct{} // holds at most one "look again"
-	slots  chan struct{} // one for each delivery on its way
-	tests  chan struct{} // one for each call that somebody waits for
+	log     *slog.Logger
+	outbox  forge.Outbox
+	caller  *caller
+	links   links
+	metrics *metrics
+	wake    chan struct{} // holds at most one "look again"
+	slots   chan struct{} // one for each delivery on its way
+	tests   chan struct{} // one for each call that somebody waits for
 
 	// stuck are the projects with an event that could not be expanded when Run
 	// last tried.
@@ -103,12 +108,14 @@ func New(c Config) (*Worker, error) {
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Retry = cmp.Or(c.Retry, 5*time.Second)
 	instance := strings.TrimRight(c.ExternalURL.String(), "/")
-	return &Worker{
+	w := &Worker{
 		Config: c, log: c.Log.With("component", "webhook"), outbox: c.Forge.Outbox(),
 		caller: newCaller(c.Guard, c.Timeout, instance, "Tidelock/"+cmp.Or(c.Version, "devel"), c.Now),
 		links:  links{external: *c.ExternalURL, ssh: c.SSHURL},
 		wake:   make(chan struct{}, 1), slots: make(chan struct{}, atOnce), tests: make(chan struct{}, atOnce),
-	}, nil
+	}
+	w.metrics = newMetrics(c.Metrics, func() int { return len(w.slots) })
+	return w, nil
 }
 
 func (w *Worker) ring() {
@@ -238,6 +245,7 @@ func (w *Worker) deliver(ctx context.Context, d tidelock.Delivery) {
 	if cut := ctx.Err() != nil && attempt.Status == 0; cut {
 		d.NextAt, hold = w.Now().UTC(), nil // not the receiver's fault: it counts for nothing
 	} else {
+		w.metrics.called(attempt)
 		d.Attempt = attempt
 		d.Tries++
 		w.judge(&d, wait)
@@ -252,6 +260,7 @@ func (w *Worker) deliver(ctx context.Context, d tidelock.Delivery) {
 	case tidelock.DeliveryDone:
 		w.log.DebugContext(ctx, "hook called", "project", hook.Project, "hook", hook.ID, "delivery", d.ID, "status", attempt.Status, "took", attempt.Took)
 	case tidelock.DeliveryFailed:
+		w.metrics.givenUp.Inc()
 		w.log.WarnContext(ctx, "delivery given up", "project", hook.Project, "hook", hook.ID, "delivery", d.ID, "tries", d.Tries, "status", attempt.Status)
 	default:
 		w.log.DebugContext(ctx, "delivery failed", "project", hook.Project, "hook", hook.ID, "delivery", d.ID, "tries", d.Tries, "status", attempt.Status)
@@ -340,6 +349,7 @@ func (w *Worker) callNow(ctx context.Context, hook tidelock.Hook, d tidelock.Del
 	}
 	d.Hook, d.Test, d.Tries, d.State = hook.ID, true, 1, tidelock.DeliveryFailed
 	d.Attempt, _ = w.caller.call(ctx, hook, d)
+	w.metrics.called(d.Attempt)
 	if d.Attempt.Delivered() {
 		d.State = tidelock.DeliveryDone
 	}

@@ -270,6 +270,12 @@ func TestGivenUp(t *testing.T) {
 			if !strings.Contains(d.Attempt.Error, tt.says) {
 				t.Errorf("got error %q, want one that says %q", d.Attempt.Error, tt.says)
 			}
+			for name, want := range map[string]float64{
+				"tidelock_webhook_calls_total refused": float64(tt.tries), "tidelock_webhook_call_seconds": float64(tt.tries),
+				"tidelock_webhook_given_up_total": 1, "tidelock_webhook_calls_total delivered": 0,
+			} {
+				w.eventually(fmt.Sprintf("%s is %v", name, want), func() bool { return w.metric(name) == want })
+			}
 			if n := len(elsewhere.received()); n != 0 {
 				t.Errorf("a redirect was followed %d times", n)
 			}
@@ -423,6 +429,10 @@ func TestOddEventHoldsUpNobody(t *testing.T) {
 	w.pushes("main", 1)
 	w.run()
 	w.eventually("the call of the other project's hook", func() bool { return len(rec.received()) == 1 })
+	w.eventually("it is counted", func() bool { return w.metric("tidelock_webhook_calls_total delivered") == 1 })
+	if n := w.metric("tidelock_webhook_stuck_projects"); n != 1 {
+		t.Errorf("got %v projects that are stuck, want 1", n)
+	}
 	w.stop()
 	left, err := w.store.HookEvents(t.Context(), 0, 1000)
 	must(t, err)
@@ -444,6 +454,9 @@ func TestStoppingCountsForNothing(t *testing.T) {
 	must(t, err)
 	if read.Failures != 0 {
 		t.Errorf("got %d failures, want none", read.Failures)
+	}
+	if n := w.metric("tidelock_webhook_call_seconds"); n != 0 {
+		t.Errorf("%v calls were counted, want none", n)
 	}
 	if tried := w.deliveries(hook.ID); len(tried) != 0 {
 		t.Errorf("got %d deliveries that were tried, want none", len(tried))

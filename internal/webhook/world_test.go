@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
@@ -39,7 +41,8 @@ type world struct {
 	root    forge.Principal
 	project tidelock.Project
 	timeout time.Duration // of one call
-	stop    func()        // the worker that runs
+	metrics *prometheus.Registry
+	stop    func() // the worker that runs
 }
 
 func newWorld(t *testing.T) *world {
@@ -88,12 +91,13 @@ func must(t testing.TB, err error) {
 // worker makes a worker whose waits are short.
 func (w *world) worker() *webhook.Worker {
 	w.t.Helper()
+	w.metrics = prometheus.NewRegistry()
 	external, err := url.Parse("https://forge.example/base")
 	must(w.t, err)
 	ssh, err := url.Parse("ssh://git@forge.example:2222")
 	must(w.t, err)
 	worker, err := webhook.New(webhook.Config{
-		Forge: w.Forge, Guard: w.guard, Log: w.log, ExternalURL: external, SSHURL: ssh, Version: "1.2",
+		Forge: w.Forge, Guard: w.guard, Log: w.log, ExternalURL: external, SSHURL: ssh, Version: "1.2", Metrics: w.metrics,
 		Timeout: w.timeout, Retry: 2 * time.Millisecond,
 	})
 	must(w.t, err)
@@ -200,6 +204,26 @@ func (w *world) eventually(what string, ok func() bool) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// metric is what one of the worker's metrics, with the values of its labels
+// behind its name, shows now.
+func (w *world) metric(want string) float64 {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	must(w.t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			if name == want {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return 0
 }
 
 func (w *world) deliveries(hook tidelock.HookID) []tidelock.Delivery {
