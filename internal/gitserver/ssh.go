@@ -110,6 +110,7 @@ func NewSSH(git *Server, c SSHConfig) *SSH {
 		PublicKeyCallback:       h.offered,
 		BannerCallback:          banner,
 	}
+	h.config.Ciphers = ciphers
 	h.config.AddHostKey(c.HostKey)
 	return h
 }
@@ -218,7 +219,7 @@ func (h *SSH) accept(ctx, live context.Context, l net.Listener) error {
 			conn.Close()
 			continue
 		}
-		h.serving.Go(func() { h.serve(live, conn, address) })
+		h.serving.Go(func() { h.serve(live, quick(conn), address) })
 	}
 }
 
