@@ -91,7 +91,7 @@ func (a *API) file(r *request, rev string) (gitrepo.File, fileShape, error) {
 		rev = "HEAD"
 	}
 	name := r.arg("file_path")
-	file, err := repo.File(r.ctx(), rev, name, maxFile)
+	file, err := anyFile(a, r, func(most int64) (gitrepo.File, error) { return repo.File(r.ctx(), rev, name, most) })
 	if tidelock.KindOf(err) == tidelock.NotFound {
 		if _, noCommit := repo.Commit(r.ctx(), rev); noCommit != nil {
 			return gitrepo.File{}, fileShape{}, missing("Commit", noCommit)
@@ -186,7 +186,9 @@ func (a *API) blob(r *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := repo.Blob(r.ctx(), tidelock.CommitID(r.arg("sha")), maxFile)
+	content, err := anyFile(a, r, func(most int64) ([]byte, error) {
+		return repo.Blob(r.ctx(), tidelock.CommitID(r.arg("sha")), most)
+	})
 	return content, missing("Blob", err)
 }
 

@@ -147,11 +147,10 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in := &request{Request: r, by: by.Via(r.RemoteAddr), args: args}
-	leave, err := a.enter(w, in, route)
-	if err != nil {
+	defer in.leave()
+	if err := a.enter(w, in, route); err != nil {
 		return err
 	}
-	defer leave()
 	if err := in.read(); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package gitlabapi
 import (
 	"net/http"
 
+	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/limit"
 )
@@ -24,19 +25,18 @@ type largeRoute struct {
 	action  forge.Action
 }
 
-// large are the large routes by method and pattern.
+// large are the large routes by method and pattern. Of others, a request may
+// turn out to be large when it is known what it asks for: see hold.
 var large = map[string]largeRoute{
-	post + " /projects/:id/repository/commits":             {maxBody: 64 << 20, action: forge.WriteCode},
-	post + " /projects/:id/repository/files/:file_path":    {maxBody: 64 << 20, action: forge.WriteCode},
-	put + " /projects/:id/repository/files/:file_path":     {maxBody: 64 << 20, action: forge.WriteCode},
-	get + " /projects/:id/repository/archive":              {},
-	get + " /projects/:id/repository/archive.tar.gz":       {},
-	get + " /projects/:id/repository/archive.tar":          {},
-	get + " /projects/:id/repository/archive.zip":          {},
-	get + " /projects/:id/repository/compare":              {},
-	get + " /projects/:id/repository/commits/:sha/diff":    {},
-	get + " /projects/:id/repository/files/:file_path/raw": {},
-	get + " /projects/:id/repository/blobs/:sha/raw":       {},
+	post + " /projects/:id/repository/commits":          {maxBody: 64 << 20, action: forge.WriteCode},
+	post + " /projects/:id/repository/files/:file_path": {maxBody: 64 << 20, action: forge.WriteCode},
+	put + " /projects/:id/repository/files/:file_path":  {maxBody: 64 << 20, action: forge.WriteCode},
+	get + " /projects/:id/repository/archive":           {},
+	get + " /projects/:id/repository/archive.tar.gz":    {},
+	get + " /projects/:id/repository/archive.tar":       {},
+	get + " /projects/:id/repository/archive.zip":       {},
+	get + " /projects/:id/repository/compare":           {},
+	get + " /projects/:id/repository/commits/:sha/diff": {},
 }
 
 // admit counts the request, and tells the client how it stands.
@@ -47,13 +47,12 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, by forge.Principal) 
 }
 
 // enter bounds the body of a request to a route and, where its requests are
-// large, how many of them the caller has running, until leave is called.
-func (a *API) enter(w http.ResponseWriter, in *request, to route) (leave func(), err error) {
+// large, how many of them the caller has running, until the request leaves.
+func (a *API) enter(w http.ResponseWriter, in *request, to route) error {
 	most := int64(maxBody)
-	leave = func() {}
 	if l, ok := large[to.method+" "+to.pattern]; ok {
-		if leave, err = a.limits.Hold(surface, in.by.Allowance(in.RemoteAddr)); err != nil {
-			return nil, err
+		if err := a.hold(in); err != nil {
+			return err
 		}
 		if l.maxBody > 0 && in.by.User != nil {
 			if _, err := a.project(in, l.action); err == nil {
@@ -64,7 +63,40 @@ func (a *API) enter(w http.ResponseWriter, in *request, to route) (leave func(),
 	if in.Body != nil {
 		in.Body = http.MaxBytesReader(w, in.Body, most)
 	}
-	return leave, nil
+	return nil
+}
+
+// hold makes a request one of the large ones that its caller has running.
+func (a *API) hold(in *request) error {
+	release, err := a.limits.Hold(surface, in.by.Allowance(in.RemoteAddr))
+	if err == nil {
+		in.release = release
+	}
+	return err
+}
+
+// leave ends a request.
+func (r *request) leave() {
+	if r.release != nil {
+		r.release()
+	}
+}
+
+// smallFile is the size, in bytes, up to which the reading of a file is not a
+// large request.
+const smallFile = 1 << 20
+
+// anyFile reads a file of up to maxFile bytes, by a function that refuses with
+// TooLarge what is larger than it is told.
+func anyFile[T any](a *API, in *request, read func(most int64) (T, error)) (T, error) {
+	file, err := read(smallFile)
+	if tidelock.KindOf(err) != tidelock.TooLarge {
+		return file, err
+	}
+	if err := a.hold(in); err != nil {
+		return file, err
+	}
+	return read(maxFile)
 }
 
 // errTooMany tells a client that it asked too much, and how long to wait.

@@ -1,6 +1,7 @@
 package gitlabapi_test
 
 import (
+	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -120,4 +121,60 @@ func TestLargeRequestsAtATime(t *testing.T) {
 	if got := call(w.token); got.Code != http.StatusOK {
 		t.Errorf("afterwards: got %d %s", got.Code, got.Body)
 	}
+}
+
+// What is large is known only from what is asked for; whatever is small is
+// served beside it.
+func TestLargeFilesAtATime(t *testing.T) {
+	w := newWorld(t)
+	project := w.project(w.group("team", tidelock.Public), "site", tidelock.Public)
+	w.push(project, map[string]string{"small": "a", "large": strings.Repeat("a", 2<<20)})
+	external, err := url.Parse("http://forge.example")
+	must(t, err)
+	api, err := gitlabapi.New(gitlabapi.Config{
+		Forge: w.forge, Repos: w.repos, Log: slog.New(slog.DiscardHandler), ExternalURL: external,
+		Limits: limit.NewGuard(limit.Config{Large: 1}),
+	})
+	must(t, err)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	api.Replace(http.MethodGet, "/projects/:id/repository/compare", func() error {
+		close(entered)
+		<-leave
+		return nil
+	})
+	get := func(path string) int {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v4/projects/team%2Fsite/repository"+path, nil)
+		r.Header.Set("Private-Token", w.token)
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, r)
+		return answer.Code
+	}
+	small := []string{"/files/small?ref=main", "/files/small/raw", "/tree", "/blobs/" + blobName("a"), "/blobs/" + blobName("a") + "/raw"}
+	big := blobName(strings.Repeat("a", 2<<20))
+	large := []string{"/files/large?ref=main", "/files/large/raw", "/tree?recursive=true", "/blobs/" + big, "/blobs/" + big + "/raw"}
+	var running sync.WaitGroup
+	running.Go(func() { get("/compare?from=a&to=b") })
+	<-entered
+	for _, path := range small {
+		if got := get(path); got != http.StatusOK {
+			t.Errorf("%s beside a large request: got %d", path, got)
+		}
+	}
+	for _, path := range large {
+		if got := get(path); got != http.StatusTooManyRequests {
+			t.Errorf("%s beside a large request: got %d", path, got)
+		}
+	}
+	close(leave)
+	running.Wait()
+	for _, path := range large {
+		if got := get(path); got != http.StatusOK {
+			t.Errorf("%s: got %d", path, got)
+		}
+	}
+}
+
+// blobName is the name that git gives a content.
+func blobName(content string) string {
+	return fmt.Sprintf("%x", sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(content), content)))
 }

@@ -213,6 +213,11 @@ func (a *API) listTree(w http.ResponseWriter, r *request) error {
 	if rev == "" {
 		rev = string(tidelock.BranchRef(project.DefaultBranch))
 	}
+	if recursive { // all of it is read for every page
+		if err := a.hold(r); err != nil {
+			return err
+		}
+	}
 	entries, err := repo.Tree(r.ctx(), rev, dir, recursive)
 	if err != nil {
 		return missing("Tree", err)

@@ -16,6 +16,8 @@ type request struct {
 	by   forge.Principal
 	args map[string]string // by the names in the route's pattern
 	params
+
+	release func() // of a large request; nil for others
 }
 
 func (r *request) ctx() context.Context { return r.Context() }
