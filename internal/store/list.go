@@ -29,6 +29,10 @@ func (l *list) search(text string, columns ...string) {
 		return
 	}
 	pattern := "%" + likeEscaper.Replace(fold(text)) + "%"
+	if len(pattern) > maxPattern {
+		l.filter("1 = 0")
+		return
+	}
 	var matches []string
 	for _, c := range columns {
 		matches = append(matches, c+` LIKE ? ESCAPE '\'`)
@@ -36,6 +40,10 @@ func (l *list) search(text string, columns ...string) {
 	}
 	l.where = append(l.where, "("+strings.Join(matches, " OR ")+")")
 }
+
+// maxPattern is the longest pattern that SQLite looks for. It is longer than
+// anything that is searched.
+const maxPattern = 50_000
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"tidelock.dev"
@@ -238,6 +239,7 @@ var projectTests = []test{
 			{tidelock.ProjectFilter{Below: sub.ID}, "team/sub/A_1"},
 			{tidelock.ProjectFilter{Search: "_"}, "team/sub/A_1"},
 			{tidelock.ProjectFilter{Search: "ZEB"}, "team/b"},
+			{tidelock.ProjectFilter{Search: strings.Repeat("z", 60_000)}, ""},
 			{tidelock.ProjectFilter{Search: "üB"}, "ada/c"},
 			{tidelock.ProjectFilter{Search: "team"}, ""},
 			{tidelock.ProjectFilter{Visibility: &public}, "team/b"},
