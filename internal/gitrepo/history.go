@@ -60,6 +60,8 @@ func (r *Repo) Commit(ctx context.Context, rev string) (Commit, error) {
 	return commits[0], nil
 }
 
+const maxAuthor = 1024
+
 // Commits lists commits, newest first.
 func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
 	if err := validPath(q.Path); err != nil && q.Path != "" {
@@ -94,6 +96,9 @@ func (r *Repo) Commits(ctx context.Context, q CommitQuery) ([]Commit, error) {
 	}
 	if !q.Until.IsZero() {
 		args = append(args, "--min-age="+strconv.FormatInt(q.Until.Unix(), 10))
+	}
+	if len(q.Author) > maxAuthor { // of a text that is too long git makes no pattern, or no argument
+		return nil, tidelock.Errorf(tidelock.Invalid, "the author to look for is longer than %d bytes", maxAuthor)
 	}
 	if q.Author != "" {
 		args = append(args, "--fixed-strings", "--regexp-ignore-case", "--author="+q.Author)

@@ -94,6 +94,13 @@ func TestCommits(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)
 		}
 	}
+	// Git makes no pattern of a long text, nor an argument of a longer one.
+	for _, length := range []int{2_000, 50_000, 300_000} {
+		_, err := repo.Commits(ctx, gitrepo.CommitQuery{Rev: "main", Author: strings.Repeat("é", length)})
+		if tidelock.KindOf(err) != tidelock.Invalid {
+			t.Errorf("an author of %d letters: %v", length, err)
+		}
+	}
 }
 
 func TestFilesAndTrees(t *testing.T) {
