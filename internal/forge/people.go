@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +74,9 @@ type userStore interface {
 	// user is an administrator or blocked, and writes that unless the function
 	// returns an error. Nobody else changes the user meanwhile.
 	ChangeUser(context.Context, tidelock.UserID, func(*tidelock.User) error) (tidelock.User, error)
+	// Administrators lists those who can act. Until the transaction it is part
+	// of ends, others that ask wait, and so does who would change one of them.
+	Administrators(context.Context) ([]tidelock.UserID, error)
 	// HasOwner reports whether a group has an owner who can act, by itself or
 	// by a group above it: no bot, and nobody who is blocked or whose
 	// membership has ended. Until the transaction it is part of ends, others
@@ -106,8 +110,14 @@ func (f *Forge) EditUser(ctx context.Context, p Principal, id tidelock.UserID, e
 	}
 	var user tidelock.User
 	err := f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		admins, err := f.store.Administrators(ctx)
+		if err != nil {
+			return change{}, err
+		}
+		if !slices.Contains(admins, p.User.ID) { // another one was faster
+			return change{}, tidelock.Errorf(tidelock.Denied, "you are no administrator any more")
+		}
 		var before tidelock.User
-		var err error
 		user, err = f.store.ChangeUser(ctx, id, func(u *tidelock.User) error {
 			before = *u
 			if e.Username != nil && !strings.EqualFold(*e.Username, u.Username) {

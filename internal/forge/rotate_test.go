@@ -368,3 +368,27 @@ func (w *world) audit(filter tidelock.AuditFilter) []tidelock.AuditEvent {
 	}
 	return events
 }
+
+// Of two administrators who demote or block each other at once, one stays:
+// what counts is who they are when it is written, not when they signed in.
+func TestLastAdministratorStays(t *testing.T) {
+	for name, e := range map[string]forge.UserEdit{"demoted": {Admin: new(false)}, "blocked": {Blocked: new(true)}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			ada := w.user("ada")
+			ada, err := w.EditUser(t.Context(), w.root, ada.ID, forge.UserEdit{Admin: new(true)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.EditUser(t.Context(), as(ada), w.root.User.ID, e); err != nil {
+				t.Fatalf("the first: %v", err)
+			}
+			if _, err := w.EditUser(t.Context(), w.root, ada.ID, e); tidelock.KindOf(err) != tidelock.Denied {
+				t.Errorf("the second: got %v, want it denied", err)
+			}
+			if _, err := w.EditUser(t.Context(), w.root, ada.ID, forge.UserEdit{Name: new("Eve")}); tidelock.KindOf(err) != tidelock.Denied {
+				t.Errorf("another change by who is no administrator any more: got %v, want it denied", err)
+			}
+		})
+	}
+}

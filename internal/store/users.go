@@ -112,3 +112,18 @@ func (db *DB) ChangeUser(ctx context.Context, id tidelock.UserID, edit func(*tid
 	})
 	return whole(u, err)
 }
+
+const lockAdministrators = `SELECT id FROM users WHERE admin AND NOT blocked ORDER BY id`
+
+// Administrators keeps those who can act from changing until the transaction
+// ends.
+func (db *DB) Administrators(ctx context.Context) (ids []tidelock.UserID, err error) {
+	err = db.write(ctx, func(s session) error {
+		ids, err = many(ctx, s, "administrators", func(row scanner) (id tidelock.UserID, err error) {
+			err = row.Scan(&id)
+			return id, err
+		}, lockAdministrators+s.lockRow)
+		return err
+	})
+	return whole(ids, err)
+}

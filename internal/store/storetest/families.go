@@ -1,8 +1,10 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tidelock.dev"
@@ -167,6 +169,35 @@ var changeTests = []test{
 		read, err = w.User(w.Context(), ada.ID)
 		w.ok(err)
 		equal(w, read.Blocked, true)
+	}},
+
+	{"of administrators take turns", func(w world) {
+		// Each takes the other's role, unless the own was taken before.
+		users := []tidelock.User{w.user("ada"), w.user("bob")}
+		for _, u := range append(users, w.user("eve")) {
+			_, err := w.ChangeUser(w.Context(), u.ID, func(u *tidelock.User) error {
+				u.Admin, u.Blocked = true, u.Username == "eve"
+				return nil
+			})
+			w.ok(err)
+		}
+		won := together(2, func(i int) error {
+			return w.Atomically(w.Context(), func(ctx context.Context) error {
+				admins, err := w.Administrators(ctx)
+				if err == nil && !slices.Contains(admins, users[i].ID) {
+					err = errors.New("no administrator any more")
+				}
+				if err != nil {
+					return err
+				}
+				_, err = w.ChangeUser(ctx, users[1-i].ID, func(u *tidelock.User) error { u.Admin = false; return nil })
+				return err
+			})
+		})
+		equal(w, succeeded(won), 1)
+		left, err := w.Administrators(w.Context())
+		w.ok(err)
+		equal(w, len(left), 1)
 	}},
 }
 
