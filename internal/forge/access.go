@@ -63,7 +63,8 @@ const (
 	DeleteGroup        Action = "delete group"
 	ReadGroupMembers   Action = "read group members"
 	ManageGroupMembers Action = "manage group members"
-	ReadGroupTokens    Action = "read group tokens"
+	ReadGroupTokens    Action = "read group deploy tokens"
+	ReadGroupBots      Action = "read group access tokens"
 	ManageGroupTokens  Action = "manage group tokens"
 
 	ReadGroupDeployKeys   Action = "read group deploy keys"
@@ -198,6 +199,7 @@ var rules = map[Action]rule{
 	ReadGroupMembers:   {on: onGroup, member: tidelock.Guest, visible: true, scopes: apiRead},
 	ManageGroupMembers: {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 	ReadGroupTokens:    {on: onGroup, member: tidelock.Maintainer, scopes: apiRead},
+	ReadGroupBots:      {on: onGroup, member: tidelock.Owner, scopes: apiRead},
 	ManageGroupTokens:  {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 
 	ReadVariables:    {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
@@ -437,6 +439,16 @@ func (t Target) String() string {
 
 func errNoProject() error { return tidelock.Errorf(tidelock.NotFound, "Project Not Found") }
 func errNoGroup() error   { return tidelock.Errorf(tidelock.NotFound, "Group Not Found") }
+
+// unseen reports whether an error says that the caller may not see something:
+// where it is one of many, it is left out.
+func unseen(err error) bool {
+	switch tidelock.KindOf(err) {
+	case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
+		return true
+	}
+	return false
+}
 
 // Viewer is for whom lists are made when a principal asks: nil sees all.
 func (p Principal) Viewer() *tidelock.Viewer {

@@ -275,14 +275,10 @@ func (f *Forge) agentSeen(ctx context.Context, p Principal, agent tidelock.Agent
 	if err == nil {
 		err = f.Allow(ctx, p, ReadAgents, OnProject(project))
 	}
-	switch tidelock.KindOf(err) {
-	case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
+	if unseen(err) {
 		return tidelock.Project{}, false, nil
 	}
-	if err != nil {
-		return tidelock.Project{}, false, err
-	}
-	return project, true, nil
+	return project, err == nil, err
 }
 
 // AgentOf reads the agent of an environment and its configuration project;

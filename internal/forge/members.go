@@ -153,8 +153,7 @@ func (f *Forge) seesShare(ctx context.Context, p Principal, t Target, share tide
 		return err == nil, err
 	}
 	_, err = f.namespace(ctx, p, share.Group, ReadGroup)
-	switch tidelock.KindOf(err) {
-	case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
+	if unseen(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -1,6 +1,7 @@
 package forge_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -151,5 +152,25 @@ func TestBranches(t *testing.T) {
 	}
 	if b, err := w.Branch(ctx, as(dev), project, "topic"); err != nil || b.Name != "topic" || !b.CanPush {
 		t.Errorf("Branch = %+v, %v", b, err)
+	}
+}
+
+// Whoever reads a project reads its shares, so there is an end to them.
+func TestSharesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	site := w.site()
+	for i := range 201 {
+		group, err := w.store.CreateNamespace(t.Context(), tidelock.Namespace{Kind: tidelock.GroupNamespace, Path: fmt.Sprint("g", i)}, w.root.User.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.ShareProject(t.Context(), w.root, site, group.ID, tidelock.Guest, time.Time{})
+		if i < 200 && err != nil || i == 200 && tidelock.KindOf(err) != tidelock.Invalid {
+			t.Fatalf("share %d: %v", i+1, err)
+		}
+	}
+	shared, err := w.SharedGroups(t.Context(), w.root, site.ID)
+	if err != nil || len(shared[site.ID]) != 200 {
+		t.Errorf("got %d groups, %v; want 200", len(shared[site.ID]), err)
 	}
 }

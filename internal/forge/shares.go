@@ -17,6 +17,9 @@ type shareStore interface {
 	Shares(context.Context, ...tidelock.ProjectID) ([]tidelock.Share, error)
 }
 
+// maxShares of one project are all read to show it.
+const maxShares = 200
+
 // ShareProject makes the members of a group, which the caller must see, members
 // of a project up to a level. Nobody gives more than they have themselves.
 func (f *Forge) ShareProject(ctx context.Context, p Principal, project tidelock.Project, group tidelock.NamespaceID, level tidelock.AccessLevel, expires time.Time) (tidelock.Share, error) {
@@ -43,7 +46,16 @@ func (f *Forge) ShareProject(ctx context.Context, p Principal, project tidelock.
 	}
 	share := tidelock.Share{Project: project.ID, Group: group, Level: level, ExpiresAt: expires, CreatedAt: now}
 	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
-		var err error
+		if err := f.store.LockProject(ctx, project.ID); err != nil {
+			return change{}, err
+		}
+		shares, err := f.store.Shares(ctx, project.ID)
+		if err != nil {
+			return change{}, fmt.Errorf("list the shares of project %d: %w", project.ID, err)
+		}
+		if len(shares) >= maxShares {
+			return change{}, tidelock.Errorf(tidelock.Invalid, "Project is shared with %d groups, which is the most there can be.", len(shares))
+		}
 		share, err = f.store.CreateShare(ctx, share)
 		return change{act: "project shared", on: OnProject(project), subject: groupSubject(with), detail: levelDetail(level, expires)}, err
 	})
@@ -96,16 +108,22 @@ func (f *Forge) SharedGroups(ctx context.Context, p Principal, projects ...tidel
 		return nil, fmt.Errorf("list the shares of projects: %w", err)
 	}
 	seen := map[tidelock.ProjectID][]SharedGroup{}
+	groups := map[tidelock.NamespaceID]*tidelock.Namespace{} // each is read once; nil for those not to be seen
 	for _, share := range shares {
-		group, err := f.namespace(ctx, p, share.Group, ReadGroup)
-		switch tidelock.KindOf(err) {
-		case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
-			continue
+		group, known := groups[share.Group]
+		if !known {
+			with, err := f.namespace(ctx, p, share.Group, ReadGroup)
+			if err != nil && !unseen(err) {
+				return nil, err
+			}
+			if err == nil {
+				group = &with
+			}
+			groups[share.Group] = group
 		}
-		if err != nil {
-			return nil, err
+		if group != nil {
+			seen[share.Project] = append(seen[share.Project], SharedGroup{share, *group})
 		}
-		seen[share.Project] = append(seen[share.Project], SharedGroup{share, group})
 	}
 	return seen, nil
 }
