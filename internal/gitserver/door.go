@@ -1,13 +1,13 @@
 package gitserver
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/limit"
 )
 
 // A door counts who is inside, so that clients who prove nothing can neither
@@ -17,40 +17,25 @@ type door struct {
 
 	mu        sync.Mutex
 	inside    int
-	unproven  map[string]int // connections by place
-	waiting   int            // the sum of those
+	unproven  map[limit.Key]int // connections by address
+	waiting   int               // the sum of those
 	keys      map[tidelock.KeyID]int
-	failures  map[string]*rate.Limiter // by place; nobody who is not in it has failed lately
-	forgotten time.Time                // when failures were last looked through
+	failures  map[limit.Key]*rate.Limiter // by address; nobody who is not in it has failed lately
+	forgotten time.Time                   // when failures were last looked through
 }
 
-// maxFailing bounds how many places are remembered for their failures. When
+// maxFailing bounds how many addresses are remembered for their failures. When
 // there are more, all start anew: somebody with that many addresses is not
 // stopped by counting them.
 const maxFailing = 10_000
 
-// failureEvery is how often a place is given another failure.
+// failureEvery is how often an address is given another failure.
 const failureEvery = 2 * time.Second
 
 func newDoor(limits SSHLimits) *door {
 	return &door{
-		limits: limits, unproven: map[string]int{}, keys: map[tidelock.KeyID]int{}, failures: map[string]*rate.Limiter{},
+		limits: limits, unproven: map[limit.Key]int{}, keys: map[tidelock.KeyID]int{}, failures: map[limit.Key]*rate.Limiter{},
 	}
-}
-
-// place is what counts as one address: of IPv6, the network that one customer
-// is given.
-func place(address string) string {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return address
-	}
-	if ip = ip.Unmap().WithZone(""); ip.Is6() {
-		if prefix, err := ip.Prefix(64); err == nil {
-			return prefix.String()
-		}
-	}
-	return ip.String()
 }
 
 // Why somebody is not let in.
@@ -66,7 +51,7 @@ const (
 func (d *door) knock(address string) (refused string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	at := place(address)
+	at := limit.Address(address)
 	switch {
 	case d.inside >= d.limits.Connections:
 		return doorFull
@@ -90,7 +75,7 @@ func (d *door) fail(address string) {
 	defer d.mu.Unlock()
 	d.inside--
 	d.known(address)
-	at := place(address)
+	at := limit.Address(address)
 	l := d.failures[at]
 	if l == nil {
 		d.forget()
@@ -100,7 +85,7 @@ func (d *door) fail(address string) {
 	l.Allow()
 }
 
-// forget drops the places that have their failures back.
+// forget drops the addresses that have their failures back.
 func (d *door) forget() {
 	now := time.Now()
 	if len(d.failures) >= maxFailing {
@@ -128,7 +113,7 @@ func (d *door) prove(address string, key tidelock.KeyID) bool {
 }
 
 func (d *door) known(address string) {
-	at := place(address)
+	at := limit.Address(address)
 	d.waiting--
 	if d.unproven[at]--; d.unproven[at] == 0 {
 		delete(d.unproven, at)
