@@ -14,14 +14,14 @@ import (
 func (a *API) keyRoutes() []route {
 	return []route{
 		{get, "/user/keys", a.listOwnKeys},
-		{post, "/user/keys", a.addOwnKey},
+		{post, "/user/keys", a.addKey},
 		{get, "/user/keys/:key_id", a.showOwnKey},
-		{del, "/user/keys/:key_id", a.deleteOwnKey},
+		{del, "/user/keys/:key_id", a.deleteKey},
 
 		{get, "/users/:user_id/keys", a.listUserKeys},
-		{post, "/users/:user_id/keys", a.addUserKey},
+		{post, "/users/:user_id/keys", a.addKey},
 		{get, "/users/:user_id/keys/:key_id", a.showUserKey},
-		{del, "/users/:user_id/keys/:key_id", a.deleteUserKey},
+		{del, "/users/:user_id/keys/:key_id", a.deleteKey},
 
 		{get, "/keys", a.findKey},
 		{get, "/keys/:key_id", a.showAnyKey},
@@ -150,27 +150,25 @@ func (a *API) showOwnKey(w http.ResponseWriter, r *request) error {
 	return ok(w, newKeyShape(key))
 }
 
-func (a *API) addOwnKey(w http.ResponseWriter, r *request) error {
+// keyOwner is whose keys a route changes: those of the user in its path, for
+// administrators, or the caller's own.
+func (a *API) keyOwner(r *request) (tidelock.UserID, error) {
+	if _, named := r.args["user_id"]; named {
+		if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
+			return 0, err
+		}
+		return id[tidelock.UserID](r, "user_id")
+	}
 	caller, err := r.user()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return a.addKey(w, r, caller.ID, forge.ManageOwnKeys)
+	return caller.ID, a.forge.Allow(r.ctx(), r.by, forge.ManageOwnKeys, forge.OnForge)
 }
 
-func (a *API) addUserKey(w http.ResponseWriter, r *request) error {
-	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
-		return err
-	}
-	user, err := id[tidelock.UserID](r, "user_id")
+func (a *API) addKey(w http.ResponseWriter, r *request) error {
+	user, err := a.keyOwner(r)
 	if err != nil {
-		return err
-	}
-	return a.addKey(w, r, user, forge.Administer)
-}
-
-func (a *API) addKey(w http.ResponseWriter, r *request, user tidelock.UserID, action forge.Action) error {
-	if err := a.forge.Allow(r.ctx(), r.by, action, forge.OnForge); err != nil {
 		return err
 	}
 	n := r.newKey()
@@ -184,27 +182,9 @@ func (a *API) addKey(w http.ResponseWriter, r *request, user tidelock.UserID, ac
 	return created(w, newKeyShape(key))
 }
 
-func (a *API) deleteOwnKey(w http.ResponseWriter, r *request) error {
-	caller, err := r.user()
+func (a *API) deleteKey(w http.ResponseWriter, r *request) error {
+	user, err := a.keyOwner(r)
 	if err != nil {
-		return err
-	}
-	return a.deleteKey(w, r, caller.ID, forge.ManageOwnKeys)
-}
-
-func (a *API) deleteUserKey(w http.ResponseWriter, r *request) error {
-	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
-		return err
-	}
-	user, err := id[tidelock.UserID](r, "user_id")
-	if err != nil {
-		return err
-	}
-	return a.deleteKey(w, r, user, forge.Administer)
-}
-
-func (a *API) deleteKey(w http.ResponseWriter, r *request, user tidelock.UserID, action forge.Action) error {
-	if err := a.forge.Allow(r.ctx(), r.by, action, forge.OnForge); err != nil {
 		return err
 	}
 	n, err := id[tidelock.KeyID](r, "key_id")
