@@ -64,7 +64,8 @@ edit group                | 401  | 403      | 403   | 403      | 403       | 403
 delete group              | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
 read group members        | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 manage group members      | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
-read group tokens         | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+read group deploy tokens  | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+read group access tokens  | 401  | 403      | 403   | 403      | 403       | 403        | y     | api read_api                                    |
 manage group tokens       | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
 list projects and groups  | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 read version              | 401  | y        | y     | y        | y         | y          | y     | api read_api read_user                          |
@@ -228,7 +229,7 @@ func TestAccess(t *testing.T) {
 var onGroups = []forge.Action{
 	forge.ReadGroupDeployKeys, forge.ManageGroupDeployKeys,
 	forge.ReadGroup, forge.CreateProject, forge.CreateSubgroup, forge.EditGroup, forge.DeleteGroup,
-	forge.ReadGroupMembers, forge.ManageGroupMembers, forge.ReadGroupTokens, forge.ManageGroupTokens,
+	forge.ReadGroupMembers, forge.ManageGroupMembers, forge.ReadGroupTokens, forge.ReadGroupBots, forge.ManageGroupTokens,
 	forge.ReadGroupVariables, forge.ManageGroupVariables, forge.ReadGroupAudit,
 }
 

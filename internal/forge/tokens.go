@@ -233,7 +233,7 @@ func (f *Forge) PersonalTokens(ctx context.Context, p Principal, user tidelock.U
 
 // TokensOf lists the access or deploy tokens of a project or group.
 func (f *Forge) TokensOf(ctx context.Context, p Principal, t Target, kind tidelock.TokenKind, filter tidelock.TokenFilter, page tidelock.Page) ([]tidelock.Token, int, error) {
-	if err := f.Allow(ctx, p, t.pick(ReadTokens, ReadGroupTokens), t); err != nil {
+	if err := f.Allow(ctx, p, readTokens(t, kind), t); err != nil {
 		return nil, 0, err
 	}
 	filter.Kind, filter.User, filter.Holder, filter.Now = kind, 0, t.holder(), f.now()
@@ -250,7 +250,15 @@ func (f *Forge) DeployTokens(ctx context.Context, p Principal, active *bool, pag
 
 // TokenOf reads one token of a project or group.
 func (f *Forge) TokenOf(ctx context.Context, p Principal, t Target, kind tidelock.TokenKind, id tidelock.TokenID) (tidelock.Token, error) {
-	return f.tokenOf(ctx, p, t, kind, id, t.pick(ReadTokens, ReadGroupTokens))
+	return f.tokenOf(ctx, p, t, kind, id, readTokens(t, kind))
+}
+
+// readTokens is the action of seeing tokens of a kind.
+func readTokens(t Target, kind tidelock.TokenKind) Action {
+	if kind == tidelock.GroupToken {
+		return ReadGroupBots
+	}
+	return t.pick(ReadTokens, ReadGroupTokens)
 }
 
 func (f *Forge) tokenOf(ctx context.Context, p Principal, t Target, kind tidelock.TokenKind, id tidelock.TokenID, a Action) (tidelock.Token, error) {

@@ -223,7 +223,8 @@ type acts struct{ project, group forge.Action }
 var (
 	readMembers   = acts{forge.ReadMembers, forge.ReadGroupMembers}
 	manageMembers = acts{forge.ManageMembers, forge.ManageGroupMembers}
-	readTokens    = acts{forge.ReadTokens, forge.ReadGroupTokens}
+	readAccess    = acts{forge.ReadTokens, forge.ReadGroupBots}
+	readDeploy    = acts{forge.ReadTokens, forge.ReadGroupTokens}
 	manageTokens  = acts{forge.ManageTokens, forge.ManageGroupTokens}
 )
 

@@ -86,23 +86,23 @@ func (a *API) table() []route {
 
 		{get, "/projects/:id/access_tokens", a.listAccessTokens(onProject)},
 		{post, "/projects/:id/access_tokens", a.createAccessToken(onProject)},
-		{get, "/projects/:id/access_tokens/:token_id", showToken(a, onProject, accessKind, a.tokenShape)},
+		{get, "/projects/:id/access_tokens/:token_id", showToken(a, onProject, readAccess, accessKind, a.tokenShape)},
 		{del, "/projects/:id/access_tokens/:token_id", a.revokeToken(onProject, accessKind)},
 
 		{get, "/groups/:id/access_tokens", a.listAccessTokens(onGroup)},
 		{post, "/groups/:id/access_tokens", a.createAccessToken(onGroup)},
-		{get, "/groups/:id/access_tokens/:token_id", showToken(a, onGroup, accessKind, a.tokenShape)},
+		{get, "/groups/:id/access_tokens/:token_id", showToken(a, onGroup, readAccess, accessKind, a.tokenShape)},
 		{del, "/groups/:id/access_tokens/:token_id", a.revokeToken(onGroup, accessKind)},
 
 		{get, "/deploy_tokens", a.listAllDeployTokens},
 		{get, "/projects/:id/deploy_tokens", a.listDeployTokens(onProject)},
 		{post, "/projects/:id/deploy_tokens", a.createDeployToken(onProject)},
-		{get, "/projects/:id/deploy_tokens/:token_id", showToken(a, onProject, deployKind, a.deployShape)},
+		{get, "/projects/:id/deploy_tokens/:token_id", showToken(a, onProject, readDeploy, deployKind, a.deployShape)},
 		{del, "/projects/:id/deploy_tokens/:token_id", a.revokeToken(onProject, deployKind)},
 
 		{get, "/groups/:id/deploy_tokens", a.listDeployTokens(onGroup)},
 		{post, "/groups/:id/deploy_tokens", a.createDeployToken(onGroup)},
-		{get, "/groups/:id/deploy_tokens/:token_id", showToken(a, onGroup, deployKind, a.deployShape)},
+		{get, "/groups/:id/deploy_tokens/:token_id", showToken(a, onGroup, readDeploy, deployKind, a.deployShape)},
 		{del, "/groups/:id/deploy_tokens/:token_id", a.revokeToken(onGroup, deployKind)},
 
 		{get, "/projects/:id/protected_branches", a.listProtectedBranches},

@@ -196,7 +196,7 @@ func deployKind(forge.Target) tidelock.TokenKind { return tidelock.DeployToken }
 
 func (a *API) listAccessTokens(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readTokens)
+		target, err := in(a, r, readAccess)
 		if err != nil {
 			return err
 		}
@@ -232,9 +232,9 @@ func (a *API) createAccessToken(in place) handler {
 }
 
 // showToken answers with one token of a kind, in the shape of that kind.
-func showToken[Shape any](a *API, in place, kind func(forge.Target) tidelock.TokenKind, shape func(tidelock.Token) Shape) handler {
+func showToken[Shape any](a *API, in place, read acts, kind func(forge.Target) tidelock.TokenKind, shape func(tidelock.Token) Shape) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readTokens)
+		target, err := in(a, r, read)
 		if err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (a *API) listAllDeployTokens(w http.ResponseWriter, r *request) error {
 
 func (a *API) listDeployTokens(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readTokens)
+		target, err := in(a, r, readDeploy)
 		if err != nil {
 			return err
 		}
