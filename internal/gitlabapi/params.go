@@ -335,8 +335,14 @@ func (p *params) when(name string) time.Time {
 // date reads a date; of a time, its day in UTC.
 func (p *params) date(name string) time.Time { return p.when(name).Truncate(24 * time.Hour) }
 
+// level reads an access level; which of them will do, the forge says.
 func (p *params) level(name string) tidelock.AccessLevel {
-	return tidelock.AccessLevel(p.number(name))
+	n := p.number(name)
+	if n < 0 || n > 100 { // no level at all, and more than databases hold
+		p.note(name, "does not have a valid value")
+		return tidelock.NoAccess
+	}
+	return tidelock.AccessLevel(n)
 }
 
 func (p *params) visibility(name string) tidelock.Visibility {

@@ -52,16 +52,21 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, "sqlite:"+filepath.Join(t.TempDir(), "tidelock.db"))
+}
+
+// newWorldOn is newWorld with its data in another database.
+func newWorldOn(t *testing.T, database string) *world {
+	t.Helper()
 	w := &world{t: t, log: &lockedBuffer{}, served: map[string]bool{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(w.log, t.Output()), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	dir := t.TempDir()
 	box, err := seal.New(make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(t.Context(), store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Seal: box, Log: log})
+	db, err := store.Open(t.Context(), store.Config{URL: database, Seal: box, Log: log})
 	must(t, err)
-	w.repos, err = gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
+	w.repos, err = gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(t.TempDir(), "repositories"), Log: log})
 	must(t, err)
 	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
 	must(t, err)
