@@ -124,7 +124,22 @@ func (a *API) projectBasic(p tidelock.Project, n tidelock.Namespace) projectBasi
 	}
 }
 
-func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace, shared []forge.SharedGroup) (projectShape, error) {
+// A home is the namespace that projects are in, with the caller's level there.
+type home struct {
+	tidelock.Namespace
+	level tidelock.AccessLevel
+}
+
+func (a *API) home(r *request, id tidelock.NamespaceID) (home, error) {
+	n, err := a.forge.NamespaceByID(r.ctx(), id)
+	if err != nil {
+		return home{}, err
+	}
+	level, err := a.forge.Level(r.ctx(), r.by, forge.OnGroup(n))
+	return home{n, level}, err
+}
+
+func (a *API) projectShape(r *request, p tidelock.Project, n home, shared []forge.SharedGroup) (projectShape, error) {
 	granted, err := a.permissions(r, p, n)
 	if err != nil {
 		return projectShape{}, err
@@ -135,7 +150,7 @@ func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace,
 	}
 	self := a.url.JoinPath(Prefix, "projects", strconv.FormatInt(int64(p.ID), 10))
 	shape := projectShape{
-		projectBasic: a.projectBasic(p, n), UpdatedAt: stamp(p.UpdatedAt), CreatorID: p.Creator,
+		projectBasic: a.projectBasic(p, n.Namespace), UpdatedAt: stamp(p.UpdatedAt), CreatorID: p.Creator,
 		Archived: p.Archived, EmptyRepo: empty, Permissions: granted, ImportStatus: "none",
 		RegistryPrefix: strings.ToLower(a.url.Host + "/" + p.FullPath),
 		Links: projectLinks{
@@ -158,7 +173,7 @@ func (a *API) projectShape(r *request, p tidelock.Project, n tidelock.Namespace,
 
 // permissions says from where the caller has its level: a level above the
 // group's can only come from the project itself.
-func (a *API) permissions(r *request, p tidelock.Project, n tidelock.Namespace) (permissions, error) {
+func (a *API) permissions(r *request, p tidelock.Project, n home) (permissions, error) {
 	var granted permissions
 	if r.by.User == nil {
 		return granted, nil
@@ -167,10 +182,7 @@ func (a *API) permissions(r *request, p tidelock.Project, n tidelock.Namespace) 
 	if err != nil {
 		return granted, err
 	}
-	group, err := a.forge.Level(r.ctx(), r.by, forge.OnGroup(n))
-	if err != nil {
-		return granted, err
-	}
+	group := n.level
 	if n.Kind == tidelock.UserNamespace {
 		group = tidelock.NoAccess
 	}
@@ -206,7 +218,7 @@ func (a *API) isEmpty(ctx context.Context, by forge.Principal, p tidelock.Projec
 }
 
 func (a *API) writeProject(w http.ResponseWriter, r *request, status int, p tidelock.Project) error {
-	namespace, err := a.forge.NamespaceByID(r.ctx(), p.Namespace)
+	namespace, err := a.home(r, p.Namespace)
 	if err != nil {
 		return err
 	}
@@ -323,19 +335,19 @@ func (a *API) projectShapes(r *request, projects []tidelock.Project) ([]any, err
 			return nil, err
 		}
 	}
-	namespaces := map[tidelock.NamespaceID]tidelock.Namespace{}
+	homes := map[tidelock.NamespaceID]home{}
 	shapes := make([]any, 0, len(projects))
 	for _, p := range projects {
-		n, known := namespaces[p.Namespace]
+		n, known := homes[p.Namespace]
 		if !known {
 			var err error
-			if n, err = a.forge.NamespaceByID(r.ctx(), p.Namespace); err != nil {
+			if n, err = a.home(r, p.Namespace); err != nil {
 				return nil, err
 			}
-			namespaces[p.Namespace] = n
+			homes[p.Namespace] = n
 		}
 		if simple {
-			shapes = append(shapes, a.projectBasic(p, n))
+			shapes = append(shapes, a.projectBasic(p, n.Namespace))
 			continue
 		}
 		shape, err := a.projectShape(r, p, n, shared[p.ID])
