@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 
 	"tidelock.dev/internal/agentserver"
@@ -47,7 +48,16 @@ func (s *Server) route(r *http.Request) (surface string, handler http.Handler) {
 	case gitserver.Matches(r):
 		return "git", s.git
 	}
+	if unclean(r.URL.Path) && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return "none", http.NotFoundHandler() // the console's mux would redirect to what may be the API
+	}
 	return "console", s.console
+}
+
+// unclean reports whether a mux would lead a path elsewhere.
+func unclean(p string) bool {
+	cleaned := path.Clean(p)
+	return cleaned != p && cleaned+"/" != p
 }
 
 // belowRoot takes the path of the external URL off the request's. The paths
