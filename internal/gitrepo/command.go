@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -152,7 +153,8 @@ func (d *Disk) runThen(ctx context.Context, cmd *exec.Cmd, started func(*exec.Cm
 	return &commandError{verb: verb, err: err, complaint: complaint.String()}
 }
 
-// query runs a command that answers a question and returns what it printed.
+// query runs a command that answers a question and returns what it printed. A
+// repository that was deleted before git had read it is NotFound.
 func (d *Disk) query(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	release, err := d.queries.take(ctx)
 	if err != nil {
@@ -164,6 +166,11 @@ func (d *Disk) query(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	out := limitedBuffer{limit: maxAnswer}
 	cmd.Stdout = &out
 	err = d.run(ctx, cmd)
+	if err != nil && ctx.Err() == nil {
+		if _, gone := os.Stat(cmd.Dir); errors.Is(gone, fs.ErrNotExist) {
+			return nil, tidelock.Errorf(tidelock.NotFound, "the repository was deleted")
+		}
+	}
 	if out.overflowed {
 		return nil, tidelock.Errorf(tidelock.TooLarge, "the answer of git is larger than %d MiB", maxAnswer>>20)
 	}

@@ -111,6 +111,38 @@ func TestCreateAndDelete(t *testing.T) {
 	}
 }
 
+// What is asked of a repository while it is deleted is answered, or there is
+// no repository; it is never another trouble.
+func TestDeletedMeanwhile(t *testing.T) {
+	ctx := t.Context()
+	disk := open(t)
+	for range 20 {
+		if err := disk.Create(ctx, 7, "main"); err != nil {
+			t.Fatal(err)
+		}
+		repo := disk.Repo(7)
+		asked := make(chan error)
+		for range 4 {
+			go func() {
+				for {
+					if _, _, err := repo.Containing(ctx, tidelock.CommitID(strings.Repeat("1", 40)), ""); err != nil {
+						asked <- err
+						return
+					}
+				}
+			}()
+		}
+		if err := disk.Delete(ctx, 7); err != nil {
+			t.Error(err)
+		}
+		for range 4 {
+			if err := <-asked; tidelock.KindOf(err) != tidelock.NotFound {
+				t.Errorf("got %v, want not found", err)
+			}
+		}
+	}
+}
+
 func TestOpenRemovesLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"new-123/objects", "deleted-45/repository/refs"} {
