@@ -177,16 +177,24 @@ func (db *DB) UpdateDeployKey(ctx context.Context, k tidelock.DeployKey) error {
 const (
 	deleteDeployKey = `DELETE FROM deploy_keys WHERE key_id = ? AND (project_id = ? OR namespace_id = ?)`
 
+	// A key that comes back to a project begins anew there.
+	deleteKeyFromBranches = `
+		DELETE FROM protected_branch_keys
+		WHERE key_id = ? AND branch_id IN (SELECT id FROM protected_branches WHERE project_id = ?)`
+
 	// removeUnusedKeys follows every removal of rows from deploy_keys.
 	removeUnusedKeys = `DELETE FROM keys WHERE user_id IS NULL AND NOT EXISTS (SELECT 1 FROM deploy_keys d WHERE d.key_id = keys.id)`
 )
 
-// DisableDeployKey takes a key from a holder, and removes one that is then
-// enabled nowhere.
+// DisableDeployKey takes a key from a holder, and from the protected branches
+// of a project, and removes one that is then enabled nowhere.
 func (db *DB) DisableDeployKey(ctx context.Context, id tidelock.KeyID, h tidelock.Holder) error {
 	return db.write(ctx, func(s session) error {
 		if err := s.change(ctx, "deploy key", deleteDeployKey, id, orNull(h.Project), orNull(h.Namespace)); err != nil {
 			return err
+		}
+		if _, err := s.exec(ctx, deleteKeyFromBranches, id, orNull(h.Project)); err != nil {
+			return fmt.Errorf("take deploy key from protected branches: %w", err)
 		}
 		return s.removeUnusedKeys(ctx)
 	})

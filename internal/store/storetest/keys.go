@@ -202,7 +202,12 @@ var keyTests = []test{
 		w.ok(err)
 		equal(w, all[len(all)-1], made)
 		equal(w, all[0].Keys, []tidelock.KeyID(nil)) // that of the default branch
+		// Also when the key lives on elsewhere, and comes back.
+		_, err = w.EnableDeployKey(w.Context(), tidelock.DeployKey{Key: one.Key, Holder: tidelock.Holder{Namespace: w.group(0, "elsewhere").ID}})
+		w.ok(err)
 		w.ok(w.DisableDeployKey(w.Context(), one.ID, one.Holder))
+		_, err = w.EnableDeployKey(w.Context(), one)
+		w.ok(err)
 		all, err = w.ProtectedBranches(w.Context(), site.ID)
 		w.ok(err)
 		equal(w, all[len(all)-1].Keys, []tidelock.KeyID{two.ID})
