@@ -170,7 +170,7 @@ func (f *Forge) variable(ctx context.Context, t Target, key string, scope *strin
 	switch {
 	case err != nil:
 		return tidelock.Variable{}, fmt.Errorf("look for variable %q: %w", key, err)
-	case total == 0:
+	case len(found) == 0: // whatever was counted: it may go meanwhile
 		return tidelock.Variable{}, tidelock.Errorf(tidelock.NotFound, "Variable Not Found")
 	case total > 1:
 		return tidelock.Variable{}, tidelock.Errorf(tidelock.Conflict, "There are multiple variables with provided parameters. Please use 'filter[environment_scope]'")
