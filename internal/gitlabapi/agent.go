@@ -69,21 +69,9 @@ func (a *API) createAgent(w http.ResponseWriter, r *request) error {
 	return created(w, shapeAgent(project, agent))
 }
 
-// agentID is the agent that a route names, in the project that it names, for
-// one action on the project's agents. The agent itself is looked for by the
-// act that follows.
-func (a *API) agentID(r *request, action forge.Action) (tidelock.Project, tidelock.AgentID, error) {
-	project, err := a.project(r, action)
-	if err != nil {
-		return tidelock.Project{}, 0, err
-	}
-	agent, err := id[tidelock.AgentID](r, "agent_id")
-	return project, agent, err
-}
-
 // agent is the agent that a route names, to read it.
 func (a *API) agent(r *request) (tidelock.Project, tidelock.Agent, error) {
-	project, n, err := a.agentID(r, forge.ReadAgents)
+	project, n, err := inProject[tidelock.AgentID](a, r, forge.ReadAgents, "agent_id")
 	if err != nil {
 		return tidelock.Project{}, tidelock.Agent{}, err
 	}
@@ -100,7 +88,7 @@ func (a *API) showAgent(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deleteAgent(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ManageAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ManageAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -140,7 +128,7 @@ func shapeAgentToken(t tidelock.AgentToken) agentTokenShape {
 }
 
 func (a *API) listAgentTokens(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ReadAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ReadAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -156,7 +144,7 @@ func (a *API) listAgentTokens(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) createAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ManageAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ManageAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -173,7 +161,7 @@ func (a *API) createAgentToken(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) showAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ReadAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ReadAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -189,7 +177,7 @@ func (a *API) showAgentToken(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) revokeAgentToken(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ManageAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ManageAgents, "agent_id")
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func (a *API) listGrants(w http.ResponseWriter, r *request) error {
 
 // listAgentGrants is the same list from the agent's side.
 func (a *API) listAgentGrants(w http.ResponseWriter, r *request) error {
-	config, agent, err := a.agentID(r, forge.ReadAgents)
+	config, agent, err := inProject[tidelock.AgentID](a, r, forge.ReadAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -176,11 +176,7 @@ func (a *API) grantAgent(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) revokeGrant(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.GrantAgents)
-	if err != nil {
-		return err
-	}
-	agent, err := id[tidelock.AgentID](r, "agent_id")
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.GrantAgents, "agent_id")
 	if err != nil {
 		return err
 	}
@@ -288,7 +284,7 @@ func shapeSource(s tidelock.AgentSource) sourceShape {
 }
 
 func (a *API) listAgentSources(w http.ResponseWriter, r *request) error {
-	project, agent, err := a.agentID(r, forge.ReadAgents)
+	project, agent, err := inProject[tidelock.AgentID](a, r, forge.ReadAgents, "agent_id")
 	if err != nil {
 		return err
 	}

@@ -125,19 +125,8 @@ func (a *API) createDeployment(w http.ResponseWriter, r *request) error {
 	return a.writeDeployment(w, r, http.StatusCreated, project, deployment)
 }
 
-// deploymentID is the deployment that a route names, for one action on the
-// project's deployments.
-func (a *API) deploymentID(r *request, action forge.Action) (tidelock.Project, tidelock.DeploymentID, error) {
-	project, err := a.project(r, action)
-	if err != nil {
-		return tidelock.Project{}, 0, err
-	}
-	deployment, err := id[tidelock.DeploymentID](r, "deployment_id")
-	return project, deployment, err
-}
-
 func (a *API) showDeployment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.deploymentID(r, forge.ReadDeployments)
+	project, n, err := inProject[tidelock.DeploymentID](a, r, forge.ReadDeployments, "deployment_id")
 	if err != nil {
 		return err
 	}
@@ -149,7 +138,7 @@ func (a *API) showDeployment(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) editDeployment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.deploymentID(r, forge.WriteDeployments)
+	project, n, err := inProject[tidelock.DeploymentID](a, r, forge.WriteDeployments, "deployment_id")
 	if err != nil {
 		return err
 	}
@@ -165,7 +154,7 @@ func (a *API) editDeployment(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deleteDeployment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.deploymentID(r, forge.DeleteDeployment)
+	project, n, err := inProject[tidelock.DeploymentID](a, r, forge.DeleteDeployment, "deployment_id")
 	if err != nil {
 		return err
 	}

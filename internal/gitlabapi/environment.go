@@ -156,19 +156,8 @@ func (a *API) createEnvironment(w http.ResponseWriter, r *request) error {
 	return a.writeEnvironment(w, r, http.StatusCreated, project, env)
 }
 
-// environmentID is the environment that a route names, for one action on the
-// project's environments.
-func (a *API) environmentID(r *request, action forge.Action) (tidelock.Project, tidelock.EnvironmentID, error) {
-	project, err := a.project(r, action)
-	if err != nil {
-		return tidelock.Project{}, 0, err
-	}
-	env, err := id[tidelock.EnvironmentID](r, "environment_id")
-	return project, env, err
-}
-
 func (a *API) showEnvironment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.environmentID(r, forge.ReadEnvironments)
+	project, n, err := inProject[tidelock.EnvironmentID](a, r, forge.ReadEnvironments, "environment_id")
 	if err != nil {
 		return err
 	}
@@ -180,7 +169,7 @@ func (a *API) showEnvironment(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) editEnvironment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.environmentID(r, forge.ManageEnvironments)
+	project, n, err := inProject[tidelock.EnvironmentID](a, r, forge.ManageEnvironments, "environment_id")
 	if err != nil {
 		return err
 	}
@@ -196,7 +185,7 @@ func (a *API) editEnvironment(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deleteEnvironment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.environmentID(r, forge.ManageEnvironments)
+	project, n, err := inProject[tidelock.EnvironmentID](a, r, forge.ManageEnvironments, "environment_id")
 	if err != nil {
 		return err
 	}
@@ -207,7 +196,7 @@ func (a *API) deleteEnvironment(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) stopEnvironment(w http.ResponseWriter, r *request) error {
-	project, n, err := a.environmentID(r, forge.ManageEnvironments)
+	project, n, err := inProject[tidelock.EnvironmentID](a, r, forge.ManageEnvironments, "environment_id")
 	if err != nil {
 		return err
 	}

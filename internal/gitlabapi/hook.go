@@ -111,17 +111,6 @@ func (a *API) hookShape(h tidelock.Hook) hookShape {
 	return shape
 }
 
-// hookID is the hook that a route names, for one action on the project's
-// hooks. The hook itself is looked for by the act that follows.
-func (a *API) hookID(r *request, action forge.Action) (tidelock.Project, tidelock.HookID, error) {
-	project, err := a.project(r, action)
-	if err != nil {
-		return tidelock.Project{}, 0, err
-	}
-	hook, err := id[tidelock.HookID](r, "hook_id")
-	return project, hook, err
-}
-
 func (a *API) listHooks(w http.ResponseWriter, r *request) error {
 	project, err := a.project(r, forge.ReadHooks)
 	if err != nil {
@@ -139,7 +128,7 @@ func (a *API) listHooks(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) showHook(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ReadHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ReadHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -168,7 +157,7 @@ func (a *API) createHook(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) editHook(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -246,7 +235,7 @@ func unprocessable(err error) error {
 }
 
 func (a *API) deleteHook(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -257,7 +246,7 @@ func (a *API) deleteHook(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) setHookHeader(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -273,7 +262,7 @@ func (a *API) setHookHeader(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) removeHookHeader(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -292,7 +281,7 @@ var hookTriggers = map[string]tidelock.HookKind{
 }
 
 func (a *API) testHook(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -364,7 +353,7 @@ func shapeHookEvent(d tidelock.Delivery) hookEventShape {
 }
 
 func (a *API) listHookEvents(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ReadHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ReadHooks, "hook_id")
 	if err != nil {
 		return err
 	}
@@ -403,7 +392,7 @@ func (p *params) statusRange(name string) (from, to int) {
 }
 
 func (a *API) resendHookEvent(w http.ResponseWriter, r *request) error {
-	project, n, err := a.hookID(r, forge.ManageHooks)
+	project, n, err := inProject[tidelock.HookID](a, r, forge.ManageHooks, "hook_id")
 	if err != nil {
 		return err
 	}

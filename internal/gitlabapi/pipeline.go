@@ -200,11 +200,7 @@ func (a *API) writePipeline(w http.ResponseWriter, r *request, project tidelock.
 }
 
 func (a *API) showPipeline(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.ReadPipelines)
-	if err != nil {
-		return err
-	}
-	n, err := id[tidelock.PipelineID](r, "pipeline_id")
+	project, n, err := inProject[tidelock.PipelineID](a, r, forge.ReadPipelines, "pipeline_id")
 	if err != nil {
 		return err
 	}
@@ -216,11 +212,7 @@ func (a *API) showPipeline(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deletePipeline(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.DeletePipeline)
-	if err != nil {
-		return err
-	}
-	n, err := id[tidelock.PipelineID](r, "pipeline_id")
+	project, n, err := inProject[tidelock.PipelineID](a, r, forge.DeletePipeline, "pipeline_id")
 	if err != nil {
 		return err
 	}
@@ -340,11 +332,7 @@ func (j *jobWriter) shape(s tidelock.Status) (jobShape, error) {
 }
 
 func (a *API) listPipelineJobs(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.ReadPipelines)
-	if err != nil {
-		return err
-	}
-	n, err := id[tidelock.PipelineID](r, "pipeline_id")
+	project, n, err := inProject[tidelock.PipelineID](a, r, forge.ReadPipelines, "pipeline_id")
 	if err != nil {
 		return err
 	}
@@ -386,11 +374,7 @@ func (a *API) writeJobs(w http.ResponseWriter, r *request, project tidelock.Proj
 }
 
 func (a *API) showJob(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.ReadPipelines)
-	if err != nil {
-		return err
-	}
-	n, err := id[tidelock.StatusID](r, "job_id")
+	project, n, err := inProject[tidelock.StatusID](a, r, forge.ReadPipelines, "job_id")
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,17 @@ func (a *API) project(r *request, action forge.Action) (tidelock.Project, error)
 	return a.forge.ProjectFor(r.ctx(), r.by, r.arg("id"), action)
 }
 
+// inProject is the project that a route names, for one action on it, and the
+// id of something in it, which the act that follows looks for.
+func inProject[ID ~int64](a *API, r *request, action forge.Action, name string) (tidelock.Project, ID, error) {
+	project, err := a.project(r, action)
+	if err != nil {
+		return tidelock.Project{}, 0, err
+	}
+	n, err := id[ID](r, name)
+	return project, n, err
+}
+
 func (a *API) projectBasic(p tidelock.Project, n tidelock.Namespace) projectBasic {
 	ssh := ""
 	if a.ssh != nil {

@@ -55,11 +55,7 @@ func (a *API) shareProject(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) unshareProject(w http.ResponseWriter, r *request) error {
-	project, err := a.project(r, forge.ManageMembers)
-	if err != nil {
-		return err
-	}
-	group, err := id[tidelock.NamespaceID](r, "group_id")
+	project, group, err := inProject[tidelock.NamespaceID](a, r, forge.ManageMembers, "group_id")
 	if err != nil {
 		return err
 	}
