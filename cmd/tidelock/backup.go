@@ -158,6 +158,8 @@ func newBackupVerifyCommand(env *environment) *cobra.Command {
 		Long: `Read a backup to its end and check everything in it: that no byte has changed,
 that the rows can be read, and that git finds every object of every repository.
 A FILE of - is stdin.`,
+		Example: `  tidelock backup verify tidelock.backup
+  age -d tidelock.backup.age | tidelock backup verify -`,
 		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archive, err := env.openBackup(args[0])

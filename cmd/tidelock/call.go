@@ -24,7 +24,7 @@ func call[T any](ctx context.Context, c *connection, method, path string, body a
 		return a, fmt.Errorf("make a request: %w", err)
 	}
 	if _, err := c.Do(request, &a.raw); err != nil {
-		return a, c.explain(err)
+		return a, c.explain(path, err)
 	}
 	if len(a.raw) > 0 {
 		if err := json.Unmarshal(a.raw, &a.value); err != nil {
@@ -41,7 +41,7 @@ func send(ctx context.Context, c *connection, method, path string, body any) err
 		return fmt.Errorf("make a request: %w", err)
 	}
 	_, err = c.Do(request, nil)
-	return c.explain(err)
+	return c.explain(path, err)
 }
 
 const perPage = 100
@@ -61,7 +61,7 @@ func list[T any](ctx context.Context, c *connection, path string, query any, lim
 		var raws []json.RawMessage
 		response, err := c.Do(request, &raws)
 		if err != nil {
-			return nil, c.explain(err)
+			return nil, c.explain(path, err)
 		}
 		for _, raw := range raws {
 			a := answer[T]{raw: raw}

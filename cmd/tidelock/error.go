@@ -85,8 +85,9 @@ func errorLines(err error) []string {
 }
 
 // explain turns an error of a call to the server into one that says what to
-// do next.
-func (c *connection) explain(err error) error {
+// do next. GitLab's client throws the text of a 404 away, so that the path has
+// to say what was not there.
+func (c *connection) explain(path string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -103,7 +104,10 @@ func (c *connection) explain(err error) error {
 	_, noSuchHost := errors.AsType[*net.DNSError](err)
 	switch {
 	case errors.Is(err, gitlab.ErrNotFound):
-		return tidelock.Errorf(tidelock.NotFound, "not found, or not visible with this token")
+		if plain, unescapeErr := url.PathUnescape(path); unescapeErr == nil {
+			path = plain
+		}
+		return tidelock.Errorf(tidelock.NotFound, "%q not found, or not visible with this token", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return tidelock.Errorf(tidelock.Unavailable, `no server at %s; start one with "tidelock server"`, at)
 	case noSuchHost:

@@ -56,7 +56,7 @@ environment, and that over the file.`,
 	flags.StringVar(&config.MetricsListen, "metrics-listen", "", "address that serves metrics and probes alone, to whoever asks")
 	flags.StringVar(&config.OTLPEndpoint, "otlp-endpoint", "", "OpenTelemetry collector for traces, such as http://localhost:4318")
 	flags.StringSliceVar(&config.TrustedProxies, "trusted-proxy", nil, "address or network of a proxy whose X-Forwarded-For names the client; may be given more than once")
-	flags.IntVar(&config.RateLimitUser, "rate-limit-user", 18_000, "requests a minute of one user or deploy token; 0 for any number")
+	flags.IntVar(&config.RateLimitUser, "rate-limit-user", 18_000, "requests a minute of one user, deploy token or deploy key; 0 for any number")
 	flags.IntVar(&config.RateLimitAnonymous, "rate-limit-anonymous", 1_800, "requests a minute of one address without a credential; 0 for any number")
 	flags.IntVar(&config.RateLimitSignIn, "rate-limit-sign-in", 60, "credentials a minute that are not valid, of one address; 0 for any number")
 	flags.Int64Var(&config.MaxPushSize, "git-max-push-size", 1<<30, "largest pack of one push, in bytes")

@@ -16,7 +16,8 @@ func newTokenCommand(env *environment) *cobra.Command {
 	cmd := parent("token", "Create, list, rotate and revoke access tokens", `
 Access tokens open the API and Git. A personal token acts as its user; a
 project or group token as a bot that is a member there; a deploy token only
-reads one project's or group's repositories.`)
+reads the repositories of one project or group or, with the scope api, says
+what became of their commits.`)
 	var source sourceFlags
 	source.add(cmd)
 	cmd.AddCommand(newTokenCreateCommand(env, &source), newTokenListCommand(env, &source),
