@@ -129,6 +129,9 @@ func open(ctx context.Context, c Config) (*Disk, error) {
 	return d, nil
 }
 
+// MaxPacks is how many gits serve clients at a time.
+func (d *Disk) MaxPacks() int { return cap(d.packs.free) }
+
 func defaultTo[T int | int64 | time.Duration](value, otherwise T) T {
 	if value <= 0 {
 		return otherwise

@@ -265,6 +265,30 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	w.intact()
 }
 
+// One caller cannot have all that serves clients: others go on, and he himself
+// once one of his ends.
+func TestH2OneCallersShare(t *testing.T) {
+	w := newWorld(t, options{maxPacks: 4, idle: 5 * time.Second})
+	work := w.work(w.maintainer)
+	w.git(work, "push", "-q", "origin", "main")
+	var stalled []net.Conn
+	for range 8 {
+		stalled = append(stalled, w.raw("git-upload-pack", []byte("00")))
+	}
+	other := w.urlOf("people/site.git", "x", w.developer.token)
+	began := time.Now()
+	for range 3 {
+		w.git(".", "ls-remote", other)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("somebody else waited %v", took)
+	}
+	for _, c := range stalled {
+		c.Close()
+	}
+	w.git(work, "fetch", "-q", "origin")
+}
+
 // A client that leaves in the middle of its pack has pushed nothing.
 func TestClientLeavesMidPack(t *testing.T) {
 	w := newWorld(t, options{})

@@ -57,6 +57,7 @@ type Server struct {
 	forge   *forge.Forge
 	repos   *gitrepo.Disk
 	limits  *limit.Guard
+	turns   *turns
 	log     *slog.Logger
 	idle    time.Duration
 	longest time.Duration
@@ -80,6 +81,7 @@ func New(c Config) *Server {
 		forge:   c.Forge,
 		repos:   c.Repos,
 		limits:  c.Limits,
+		turns:   newTurns(c.Repos.MaxPacks()),
 		log:     c.Log.With("component", "gitserver"),
 		idle:    c.Idle,
 		longest: c.Longest,
@@ -118,6 +120,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return hideFrom(principal, err)
 	}
+	release, err := s.turns.take(r.Context(), principal.Allowance(r.RemoteAddr))
+	if err != nil {
+		return err
+	}
+	defer release()
 	// Nothing about a repository may be kept by a cache on the way.
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
 	w.Header().Set("Expires", "Fri, 01 Jan 1980 00:00:00 GMT")

@@ -107,6 +107,11 @@ func (c *connection) answer(ctx context.Context, t *talk, request *ssh.Request, 
 	if err != nil {
 		return err
 	}
+	release, err := git.turns.take(ctx, principal.Allowance(c.address))
+	if err != nil {
+		return err
+	}
+	defer release()
 	if command.service == uploadPack {
 		return git.fetch(ctx, t, project, gitrepo.PackRequest{
 			Duplex: true, Protocol: protocol, In: bounded(t, maxFetchRequest), Out: t, Ended: t.ended(),

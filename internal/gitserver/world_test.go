@@ -54,6 +54,7 @@ type options struct {
 	http2    bool
 	listener time.Duration // of one request, if it is not git's
 	limits   *limit.Guard
+	maxPacks int
 }
 
 // newWorld also lets the test run beside others: most of each is waiting.
@@ -67,7 +68,7 @@ func newWorld(t testing.TB, o options) *world {
 	dir := t.TempDir()
 	db, err := store.Open(ctx, store.Config{URL: "sqlite:" + filepath.Join(dir, "tidelock.db"), Log: log})
 	must(t, err)
-	disk, err := gitrepo.Open(ctx, gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log, MaxInputSize: o.maxInput})
+	disk, err := gitrepo.Open(ctx, gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log, MaxInputSize: o.maxInput, MaxPacks: o.maxPacks})
 	must(t, err)
 	hints, err := bus.Open(ctx, bus.Config{Log: log})
 	must(t, err)
