@@ -398,13 +398,20 @@ func (a *API) addDeployKey(in place) handler {
 	}
 }
 
+// deployKey is the deploy key that a route names, and where, for a caller who
+// may do what is needed there.
+func (a *API) deployKey(r *request, in place, needed acts) (forge.Target, tidelock.KeyID, error) {
+	target, err := in(a, r, needed)
+	if err != nil {
+		return forge.Target{}, 0, err
+	}
+	n, err := id[tidelock.KeyID](r, "key_id")
+	return target, n, err
+}
+
 func (a *API) showDeployKey(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, readDeployKeys)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.KeyID](r, "key_id")
+		target, n, err := a.deployKey(r, in, readDeployKeys)
 		if err != nil {
 			return err
 		}
@@ -418,11 +425,7 @@ func (a *API) showDeployKey(in place) handler {
 
 func (a *API) editDeployKey(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, manageDeployKeys)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.KeyID](r, "key_id")
+		target, n, err := a.deployKey(r, in, manageDeployKeys)
 		if err != nil {
 			return err
 		}
@@ -441,11 +444,7 @@ func (a *API) editDeployKey(in place) handler {
 
 func (a *API) removeDeployKey(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, manageDeployKeys)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.KeyID](r, "key_id")
+		target, n, err := a.deployKey(r, in, manageDeployKeys)
 		if err != nil {
 			return err
 		}
@@ -458,11 +457,7 @@ func (a *API) removeDeployKey(in place) handler {
 
 func (a *API) enableDeployKey(in place) handler {
 	return func(w http.ResponseWriter, r *request) error {
-		target, err := in(a, r, manageDeployKeys)
-		if err != nil {
-			return err
-		}
-		n, err := id[tidelock.KeyID](r, "key_id")
+		target, n, err := a.deployKey(r, in, manageDeployKeys)
 		if err != nil {
 			return err
 		}
