@@ -81,7 +81,7 @@ func (m *mistakes) good(pattern, name string) []any {
 	return []any{"1", "true", "2030-01-01", "https://x.example", "asc", "id", "success", "active", "branch", "default", "production", "env_var", "text", "wildcard", nil}
 }
 
-// mistakes makes every mistake that a client can make with one route.
+// mistakes makes the mistakes that a client can make with a route.
 type mistakes struct {
 	*world
 	token  string
@@ -114,12 +114,13 @@ func some[T any](m *mistakes, all []T) []T {
 // so: clients call again, five times, after any 5xx, and nothing redirects.
 //
 // What it learned of the routes is returned; given back, it is not learned
-// again.
+// again, and only what reaches a database is wrong. With TIDELOCK_SOAK set all
+// mistakes are made everywhere, which takes a minute.
 func neverFails(t *testing.T, database string, turn int, learned map[string]map[string]any) map[string]map[string]any {
 	w := newWorldOn(t, database)
-	m := &mistakes{world: w, token: w.token, args: map[string]string{}, seen: map[int]int{}, nth: 8, turn: turn}
+	m := &mistakes{world: w, token: w.token, args: map[string]string{}, seen: map[int]int{}, nth: 12, turn: turn}
 	if learned != nil {
-		m.nth = 16
+		m.nth = 24
 	}
 	switch {
 	case raced:
@@ -131,7 +132,10 @@ func neverFails(t *testing.T, database string, turn int, learned map[string]map[
 	routes := gitlabapi.Routes()
 	slices.SortStableFunc(routes, func(a, b string) int { return ends(a) - ends(b) })
 	known := map[string]map[string]any{}
-	for _, route := range routes {
+	for i, route := range routes {
+		if raced && i%8 != 0 { // the race detector takes its time
+			continue
+		}
 		known[route] = m.route(route, learned[route])
 	}
 	if log := w.log.String(); strings.Contains(log, "level=ERROR") {
@@ -279,29 +283,36 @@ func (m *mistakes) route(route string, base map[string]any) map[string]any {
 	method, pattern, _ := strings.Cut(route, " ")
 	if base == nil {
 		base = m.learn(method, pattern)
+		m.around(route, m.fill(pattern), base)
 	}
-	args := m.fill(pattern)
-
-	for _, name := range routeArg.FindAllString(pattern, -1) {
-		for _, segment := range some(m, garbageSegments) {
-			wrong := strings.Replace(pathOf(strings.Replace(pattern, name, "\x01", 1), args), "\x01", segment, 1)
-			m.check(route, m.send(method, wrong, base))
-		}
-	}
-	path := pathOf(pattern, args)
-	for _, query := range some(m, garbageQueries) {
-		m.check(route, m.request(method, path+"?"+query, "", ""))
-	}
-	if method != http.MethodGet {
-		for _, body := range some(m, garbageBodies) {
-			m.check(route, m.request(method, path, body[0], body[1]))
-		}
-	}
+	path := pathOf(pattern, m.fill(pattern))
 	for _, wrong := range m.mutations(base) {
 		m.check(route, m.send(method, path, wrong.(map[string]any)))
 	}
 	m.check(route, m.send(method, path, base))
 	return base
+}
+
+// around makes mistakes beside the parameters: in the path, the query and the
+// form of the body.
+func (m *mistakes) around(route string, args map[string]string, params map[string]any) {
+	method, pattern, _ := strings.Cut(route, " ")
+	path := pathOf(pattern, args)
+	for _, name := range routeArg.FindAllString(pattern, -1) {
+		for _, segment := range some(m, garbageSegments) {
+			wrong := strings.Replace(pathOf(strings.Replace(pattern, name, "\x01", 1), args), "\x01", segment, 1)
+			m.check(route, m.send(method, wrong, params))
+		}
+	}
+	for _, query := range some(m, garbageQueries) {
+		m.check(route, m.request(method, path+"?"+query, "", ""))
+	}
+	if method == http.MethodGet {
+		return
+	}
+	for _, body := range some(m, garbageBodies) {
+		m.check(route, m.request(method, path, body[0], body[1]))
+	}
 }
 
 // mutations are a value with each of its parts in turn replaced by garbage.
