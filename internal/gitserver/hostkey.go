@@ -4,22 +4,17 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
+
+	"tidelock.dev/internal/seal"
 )
 
-// OpenHostKey reads the private key by which clients know the server over SSH.
-// It is made, readable by its owner alone, if the file does not exist.
+// OpenHostKey reads the private key by which clients know the server over SSH,
+// from a file that is made if it does not exist.
 func OpenHostKey(path string) (ssh.Signer, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = createHostKey(path)
-	}
+	text, err := seal.File(path, newHostKey)
 	if err != nil {
 		return nil, fmt.Errorf("read the SSH host key: %w", err)
 	}
@@ -30,9 +25,7 @@ func OpenHostKey(path string) (ssh.Signer, error) {
 	return key, nil
 }
 
-// createHostKey writes a new key whole or not at all; when another process
-// was faster, its key counts.
-func createHostKey(path string) ([]byte, error) {
+func newHostKey() ([]byte, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -41,29 +34,7 @@ func createHostKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := pem.EncodeToMemory(block)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(text)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(temp.Name(), path); errors.Is(err, fs.ErrExist) {
-		return os.ReadFile(path)
-	} else if err != nil {
-		return nil, err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return text, errors.Join(dir.Sync(), dir.Close())
+	return pem.EncodeToMemory(block), nil
 }
 
 // ciphers leaves out ChaCha20, which OpenSSH prefers and Go does in software:

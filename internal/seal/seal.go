@@ -45,13 +45,13 @@ func New(key []byte) (*Box, error) {
 	return &Box{aead}, nil
 }
 
-// Open makes a box of the key in a file, which is made, readable by its owner
-// alone, if it does not exist.
+// Open makes a box of the key in a file, which is made if it does not exist.
 func Open(path string) (*Box, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = create(path)
-	}
+	text, err := File(path, func() ([]byte, error) {
+		key := make([]byte, keySize)
+		rand.Read(key)
+		return []byte(hex.EncodeToString(key) + "\n"), nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the sealing key: %w", err)
 	}
@@ -62,13 +62,22 @@ func Open(path string) (*Box, error) {
 	return New(key)
 }
 
-// create writes a new key whole or not at all; when another process was
+// File reads a file that holds a key. If there is none, it writes a new key,
+// whole or not at all, that its owner alone may read; when another process was
 // faster, its key counts.
-func create(path string) ([]byte, error) {
-	key := make([]byte, keySize)
-	rand.Read(key)
-	text := []byte(hex.EncodeToString(key) + "\n")
-	temp, err := os.CreateTemp(filepath.Dir(path), ".secret-*")
+func File(path string, create func() ([]byte, error)) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return text, err
+	}
+	if text, err = create(); err != nil {
+		return nil, err
+	}
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, err
+	}
+	temp, err := os.CreateTemp(folder, ".new-*") // mode 0600
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +91,7 @@ func create(path string) ([]byte, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := os.Open(folder)
 	if err != nil {
 		return nil, err
 	}
