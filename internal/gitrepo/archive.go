@@ -30,8 +30,9 @@ type ArchiveRequest struct {
 	Prefix string // the directory that everything is put into
 }
 
-// Archive writes an archive as git makes it, without holding it in memory. Few
-// are made at once; more of them wait their turn.
+// Archive writes an archive as git makes it, without holding it in memory. Many
+// can be under way, because a client may be slow, but they give way to fetches
+// and pushes; more of them wait their turn.
 func (r *Repo) Archive(ctx context.Context, req ArchiveRequest, out io.Writer) error {
 	switch {
 	case !isObjectName(req.Commit):
@@ -58,7 +59,7 @@ func (r *Repo) Archive(ctx context.Context, req ArchiveRequest, out io.Writer) e
 	cmd := r.disk.command(r, args...)
 	client := &failing{out: out}
 	cmd.Stdout = client
-	err = r.disk.run(ctx, cmd)
+	err = r.disk.runThen(ctx, cmd, beNice)
 	if client.err != nil {
 		return errors.Join(tidelock.Errorf(tidelock.Unavailable, "the client left"), client.err)
 	}

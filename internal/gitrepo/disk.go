@@ -107,7 +107,7 @@ func open(ctx context.Context, c Config) (*Disk, error) {
 		opened:        time.Now(),
 		packs:         newSlots(defaultTo(c.MaxPacks, 16*cpus), defaultTo(c.MaxWait, time.Minute)),
 		queries:       newSlots(defaultTo(c.MaxQueries, 4*cpus), defaultTo(c.MaxWait, time.Minute)),
-		archives:      newSlots(2*cpus, defaultTo(c.MaxWait, time.Minute)),
+		archives:      newSlots(16*cpus, defaultTo(c.MaxWait, time.Minute)),
 		busy:          make(chan struct{}, 1),
 		pushes:        map[tidelock.ProjectID]int{},
 	}
