@@ -54,10 +54,11 @@ func newUserCreateCommand(env *environment, source *sourceFlags) *cobra.Command 
 		Example: "  tidelock user create ada --name 'Ada Lovelace' --email ada@forge.example",
 		Args:    arguments("<username>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if email != "" {
-				if _, err := mail.ParseAddress(email); err != nil {
-					return misusef("--email: %q is not an address", email)
-				}
+			if email == "" {
+				return misusef("give the user's address with --email")
+			}
+			if _, err := mail.ParseAddress(email); err != nil {
+				return misusef("--email: %q is not an address", email)
 			}
 			c, err := source.connect(env)
 			if err != nil {
@@ -66,10 +67,7 @@ func newUserCreateCommand(env *environment, source *sourceFlags) *cobra.Command 
 			if name == "" {
 				name = args[0]
 			}
-			body := &gitlab.CreateUserOptions{Username: &args[0], Name: &name, Admin: &admin, SkipConfirmation: gitlab.Ptr(true)}
-			if email != "" {
-				body.Email = &email
-			}
+			body := &gitlab.CreateUserOptions{Username: &args[0], Name: &name, Email: &email, Admin: &admin, SkipConfirmation: gitlab.Ptr(true)}
 			user, err := call[gitlab.User](cmd.Context(), c, http.MethodPost, "users", body)
 			if err != nil {
 				return err
@@ -83,7 +81,7 @@ func newUserCreateCommand(env *environment, source *sourceFlags) *cobra.Command 
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "name that people read (default: the username)")
-	flags.StringVar(&email, "email", "", "address")
+	flags.StringVar(&email, "email", "", "address (required)")
 	flags.BoolVar(&admin, "admin", false, "make it an administrator")
 	output.add(cmd)
 	return cmd

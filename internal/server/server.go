@@ -159,20 +159,20 @@ func (s *Server) openFolder() error {
 
 func (s *Server) openListeners() error {
 	for _, l := range []struct {
-		address string
-		opened  *[]net.Listener
+		flag, address string
+		opened        *[]net.Listener
 	}{
-		{s.config.Listen, &s.https},
-		{s.config.HTTPListen, &s.http},
-		{s.config.MetricsListen, &s.scrape},
-		{s.config.SSHListen, &s.sshListeners},
+		{"listen", s.config.Listen, &s.https},
+		{"http-listen", s.config.HTTPListen, &s.http},
+		{"metrics-listen", s.config.MetricsListen, &s.scrape},
+		{"ssh-listen", s.config.SSHListen, &s.sshListeners},
 	} {
 		if l.address == "" {
 			continue
 		}
 		opened, err := listen(l.address)
 		if err != nil {
-			return err
+			return fmt.Errorf("--%s: %w", l.flag, err)
 		}
 		*l.opened = opened
 		for _, o := range opened {
