@@ -70,7 +70,10 @@ const selectAccessLevel = `
 	)
 	SELECT COALESCE(MAX(level), 0) FROM (
 		SELECT level FROM members
-		WHERE user_id = ? AND (project_id = ? OR namespace_id IN (SELECT id FROM above)) AND (expires_at = 0 OR expires_at > ?)
+		WHERE user_id = ? AND project_id = ? AND (expires_at = 0 OR expires_at > ?)
+		UNION ALL
+		SELECT level FROM members -- apart: with OR, SQLite reads all of which the user is a member
+		WHERE user_id = ? AND namespace_id IN (SELECT id FROM above) AND (expires_at = 0 OR expires_at > ?)
 		UNION ALL
 		SELECT 50 FROM namespaces WHERE owner_id = ? AND id IN (SELECT id FROM above)
 		UNION ALL
@@ -82,7 +85,7 @@ const selectAccessLevel = `
 // AccessLevel is the highest level a user has in a holder at a time.
 func (db *DB) AccessLevel(ctx context.Context, user tidelock.UserID, h tidelock.Holder, at time.Time) (tidelock.AccessLevel, error) {
 	var level tidelock.AccessLevel
-	err := db.point(ctx).row(ctx, selectAccessLevel, h.Project, h.Namespace, h.Project, at, user, h.Project, at, user, user, at).Scan(&level)
+	err := db.point(ctx).row(ctx, selectAccessLevel, h.Project, h.Namespace, h.Project, at, user, h.Project, at, user, at, user, user, at).Scan(&level)
 	if err != nil {
 		return tidelock.NoAccess, fmt.Errorf("read access level: %w", err)
 	}

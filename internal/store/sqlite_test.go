@@ -191,6 +191,9 @@ func TestHotReadsUseAnIndex(t *testing.T) {
 			if strings.HasPrefix(step, "SCAN") && !strings.Contains(step, "INDEX") && !strings.HasPrefix(step, "SCAN above") && !strings.HasPrefix(step, "SCAN invited") && !strings.HasPrefix(step, "SCAN levels") {
 				t.Errorf("%s\nscans a table:\n%s", text, strings.Join(plan, "\n"))
 			}
+			if strings.Contains(step, "members") && strings.HasSuffix(step, "(user_id=?)") {
+				t.Errorf("%s\nreads all that a user is a member of:\n%s", text, strings.Join(plan, "\n"))
+			}
 		}
 	}
 }
