@@ -19,6 +19,9 @@ func trustedProxies(list []string) ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, err
 		}
+		if inside := prefix.Bits() - 96; prefix.Addr().Is4In6() && inside >= 0 {
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), inside)
+		}
 		trusted = append(trusted, prefix.Masked())
 	}
 	return trusted, nil

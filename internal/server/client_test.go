@@ -30,6 +30,7 @@ func TestH11TrustedProxy(t *testing.T) {
 		{"IPv6", []string{"fd00::/8"}, "[fd00::1]:4711", []string{"2001:db8::7"}, "[2001:db8::7]:0"},
 		{"IPv6 with a port", []string{"fd00::/8"}, "[fd00::1]:4711", []string{"[2001:db8::7]:99"}, "[2001:db8::7]:0"},
 		{"IPv4 inside IPv6", []string{"10.0.0.0/8"}, "[::ffff:10.1.2.3]:4711", []string{"::ffff:203.0.113.7"}, "203.0.113.7:0"},
+		{"a network of IPv4 inside IPv6", []string{"::ffff:10.0.0.0/104"}, "10.1.2.3:4711", []string{"203.0.113.7"}, "203.0.113.7:0"},
 		{"a zone", []string{"fe80::1"}, "[fe80::1%eth0]:4711", []string{"203.0.113.7"}, "203.0.113.7:0"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
