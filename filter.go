@@ -53,7 +53,7 @@ type TokenFilter struct {
 	Now     time.Time // for Active
 	Revoked *bool
 	Family  TokenID // it and all that were rotated from it
-	Search  string // in the name
+	Search  string  // in the name
 
 	// A token that was never used, or never expires, is outside all spans of
 	// that kind.
