@@ -26,8 +26,9 @@ func (a *API) pipelineRoutes() []route {
 	}
 }
 
-// A pipelineShape is a pipeline in lists; one alone adds how it went.
-type pipelineShape struct {
+// A pipelineBasic is a pipeline as its jobs name it; lists add its name, and
+// one alone how it went.
+type pipelineBasic struct {
 	ID        tidelock.PipelineID  `json:"id"`
 	IID       int64                `json:"iid"`
 	ProjectID tidelock.ProjectID   `json:"project_id"`
@@ -38,7 +39,11 @@ type pipelineShape struct {
 	CreatedAt stamp                `json:"created_at"`
 	UpdatedAt stamp                `json:"updated_at"`
 	WebURL    string               `json:"web_url"`
-	Name      *string              `json:"name"`
+}
+
+type pipelineShape struct {
+	pipelineBasic
+	Name *string `json:"name"`
 }
 
 type pipelineAlone struct {
@@ -76,7 +81,11 @@ var statusWords = map[tidelock.StatusState][2]string{
 }
 
 func (a *API) pipelineShape(p tidelock.Project, l tidelock.Pipeline) pipelineShape {
-	return pipelineShape{
+	return pipelineShape{pipelineBasic: a.pipelineBasic(p, l)}
+}
+
+func (a *API) pipelineBasic(p tidelock.Project, l tidelock.Pipeline) pipelineBasic {
+	return pipelineBasic{
 		ID: l.ID, IID: l.IID, ProjectID: l.Project, SHA: l.Commit, Ref: l.Ref, Status: l.State, Source: l.Source,
 		CreatedAt: stamp(l.CreatedAt), UpdatedAt: stamp(l.UpdatedAt), WebURL: a.pipelineURL(p, l.ID),
 	}
@@ -241,7 +250,7 @@ type jobShape struct {
 	QueuedDuration *float64             `json:"queued_duration"`
 	User           *userShape           `json:"user"`
 	Commit         *commitShape         `json:"commit"`
-	Pipeline       jobPipeline          `json:"pipeline"`
+	Pipeline       pipelineBasic        `json:"pipeline"`
 	FailureReason  string               `json:"failure_reason,omitempty"`
 	WebURL         string               `json:"web_url"`
 	Artifacts      []struct{}           `json:"artifacts"`
@@ -250,19 +259,6 @@ type jobShape struct {
 	ExpireAt       stamp                `json:"artifacts_expire_at"`
 	Archived       bool                 `json:"archived"`
 	TagList        []string             `json:"tag_list"`
-}
-
-type jobPipeline struct {
-	ID        tidelock.PipelineID  `json:"id"`
-	IID       int64                `json:"iid"`
-	ProjectID tidelock.ProjectID   `json:"project_id"`
-	SHA       tidelock.CommitID    `json:"sha"`
-	Ref       string               `json:"ref"`
-	Status    tidelock.StatusState `json:"status"`
-	Source    string               `json:"source"`
-	CreatedAt stamp                `json:"created_at"`
-	UpdatedAt stamp                `json:"updated_at"`
-	WebURL    string               `json:"web_url"`
 }
 
 // A jobWriter shapes jobs of one project, and reads what they share once.
@@ -309,11 +305,7 @@ func (j *jobWriter) shape(s tidelock.Status) (jobShape, error) {
 	shape := jobShape{
 		ID: s.ID, Status: s.State, Stage: s.Stage, Name: s.Name, Ref: s.Ref, Tag: s.Tag, Coverage: s.Coverage, AllowFailure: s.AllowFailure,
 		CreatedAt: stamp(s.CreatedAt), StartedAt: stamp(s.StartedAt), FinishedAt: stamp(s.FinishedAt), User: user, Commit: commit,
-		Pipeline: jobPipeline{
-			ID: pipeline.ID, IID: pipeline.IID, ProjectID: pipeline.Project, SHA: pipeline.Commit, Ref: pipeline.Ref,
-			Status: pipeline.State, Source: pipeline.Source, CreatedAt: stamp(pipeline.CreatedAt), UpdatedAt: stamp(pipeline.UpdatedAt),
-			WebURL: j.a.pipelineURL(j.project, pipeline.ID),
-		},
+		Pipeline:  j.a.pipelineBasic(j.project, pipeline),
 		WebURL:    cmp.Or(s.TargetURL, j.a.pipelineURL(j.project, pipeline.ID)),
 		Artifacts: []struct{}{}, TagList: []string{},
 	}
