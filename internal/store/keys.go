@@ -207,14 +207,7 @@ func (s session) removeUnusedKeys(ctx context.Context) error {
 	return nil
 }
 
-const selectKeyRights = `
-	WITH RECURSIVE above (id) AS (
-		SELECT namespace_id FROM projects WHERE id = ?
-		UNION
-		SELECT id FROM namespaces WHERE id = ?
-		UNION
-		SELECT n.parent_id FROM namespaces n JOIN above ON n.id = above.id WHERE n.parent_id IS NOT NULL
-	)
+const selectKeyRights = aboveHolder + `
 	SELECT COUNT(*), COALESCE(SUM(CASE WHEN can_push THEN 1 ELSE 0 END), 0)
 	FROM deploy_keys
 	WHERE key_id = ? AND (project_id = ? OR namespace_id IN (SELECT id FROM above))`

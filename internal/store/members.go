@@ -56,14 +56,18 @@ func (db *DB) Members(ctx context.Context, h tidelock.Holder, p tidelock.Page) (
 	return pageOf(ctx, db, "members", l, p, scanMember)
 }
 
-const selectAccessLevel = `
+// aboveHolder begins a query with what holds a holder, given as a project and
+// as a namespace of which one is 0: a group counts as its own.
+const aboveHolder = `
 	WITH RECURSIVE above (id) AS (
 		SELECT namespace_id FROM projects WHERE id = ?
 		UNION
 		SELECT id FROM namespaces WHERE id = ?
 		UNION
 		SELECT n.parent_id FROM namespaces n JOIN above ON n.id = above.id WHERE n.parent_id IS NOT NULL
-	), invited (id, level) AS (
+	)`
+
+const selectAccessLevel = aboveHolder + `, invited (id, level) AS (
 		SELECT namespace_id, level FROM shares WHERE project_id = ? AND (expires_at = 0 OR expires_at > ?)
 		UNION
 		SELECT n.parent_id, invited.level FROM namespaces n JOIN invited ON n.id = invited.id WHERE n.parent_id IS NOT NULL
