@@ -76,10 +76,7 @@ and makes a group and a namespace of its own, which it removes in the end.`,
 			if err != nil {
 				return err
 			}
-			if output.json() {
-				return printJSON(env.stdout, result)
-			}
-			return result.table(env.stdout)
+			return output.print(env.stdout, result)
 		},
 	}
 	flags := cmd.Flags()

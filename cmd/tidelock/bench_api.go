@@ -49,10 +49,7 @@ process. It makes a group with the projects, and removes it in the end.`,
 			if err != nil {
 				return err
 			}
-			if output.json() {
-				return printJSON(env.stdout, result)
-			}
-			return result.table(env.stdout)
+			return output.print(env.stdout, result)
 		},
 	}
 	flags := cmd.Flags()

@@ -50,10 +50,7 @@ removes it in the end.`,
 			if err != nil {
 				return err
 			}
-			if output.json() {
-				return printJSON(env.stdout, result)
-			}
-			return result.table(env.stdout)
+			return output.print(env.stdout, result)
 		},
 	}
 	flags := cmd.Flags()

@@ -33,6 +33,14 @@ func (o *outputFlag) Set(value string) error {
 
 func (o outputFlag) json() bool { return o == "json" }
 
+// print writes a result as it is asked for.
+func (o outputFlag) print(w io.Writer, result interface{ table(io.Writer) error }) error {
+	if o.json() {
+		return printJSON(w, result)
+	}
+	return result.table(w)
+}
+
 // printJSON writes one document, as complete as the server gave it.
 func printJSON(w io.Writer, v any) error {
 	encoder := json.NewEncoder(w)
