@@ -264,6 +264,9 @@ func (s *Session) Accept() (net.Conn, error) { return s.accept(context.Backgroun
 func (s *Session) accept(ctx context.Context) (net.Conn, error) {
 	conn, err := s.mux.AcceptStreamWithContext(ctx)
 	if err != nil {
+		if ctx.Err() == nil {
+			<-s.done // who accepts may Close now, and must not forestall the peer's reason
+		}
 		return nil, fmt.Errorf("accept stream: %w", errors.Join(net.ErrClosed, err))
 	}
 	st := s.adopt(conn, true)

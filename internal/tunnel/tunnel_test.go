@@ -388,6 +388,26 @@ func TestCloseTellsThePeerWhy(t *testing.T) {
 	p.server.Close("again")
 }
 
+// Whoever serves a session closes it when serving ends; that must not hide
+// why it ended.
+func TestServerLearnsWhyThePeerClosed(t *testing.T) {
+	for range 50 {
+		p := connected(t)
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			p.server.ServeHTTP2(http.NotFoundHandler())
+			p.server.Close("served")
+		}()
+		p.agent.Close("had enough")
+		await(t, "the end of serving", served)
+		got, ok := errors.AsType[*tunnel.CloseError](p.server.Err())
+		if !ok || !got.Peer || got.Reason != "had enough" {
+			t.Fatalf("the server's session ended with %v", p.server.Err())
+		}
+	}
+}
+
 func TestCloseOfALongReason(t *testing.T) {
 	p := connected(t)
 	p.server.Close(strings.Repeat("ä", 500))
