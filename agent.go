@@ -69,19 +69,6 @@ type AgentSession struct {
 	LastSeen          time.Time
 }
 
-// A SourceID names a Flux source in a cluster: "GitRepository/namespace/name".
-type SourceID string
-
-// A RefSpec is what a GitRepository's spec.ref says. Precedence is Flux's:
-// Commit, Name, SemVer, Tag, Branch; all empty means the branch "master".
-type RefSpec struct {
-	Branch string
-	Tag    string
-	SemVer string
-	Name   string
-	Commit string
-}
-
 // An AgentSource is what the server knows of one Flux source of an agent,
 // whether or not anything was ever announced of it.
 type AgentSource struct {
@@ -89,7 +76,8 @@ type AgentSource struct {
 	Source    SourceID
 	Project   ProjectID // 0 when not served
 	Ref       RefName   // what spec.ref resolved to; "" when not served
-	Wanted    CommitID  // the head of Ref; "" when nothing is there
+	Wanted    CommitID  // the head of Ref; "" when nothing is there, or not known of an artifact
+	Digest    Digest    // the artifact behind Ref, of sources of images
 	Revision  string    // status.artifact.revision, as Flux writes it
 	Suspended bool
 	State     AnnouncementState
@@ -117,6 +105,9 @@ const (
 	Unresolved AnnouncementState = "unresolved" // nothing matches its ref
 )
 
+// Goal is what the source should have; none when it is gone.
+func (a Announcement) Goal() Goal { return Goal{Ref: a.Ref, Commit: a.Commit, Digest: a.Digest} }
+
 // An Announcement tells an agent that the head of a source's ref changed.
 // Numbers count per agent and source, and a newer one closes older ones.
 // All times are on the server's clock; zero means not yet.
@@ -126,7 +117,8 @@ type Announcement struct {
 	Number  int64
 	Project ProjectID
 	Ref     RefName
-	Commit  CommitID // empty when gone
+	Commit  CommitID // empty when gone, or not known of an artifact
+	Digest  Digest   // of an artifact; empty for a commit, or when gone
 	Push    PushID   // what moved the head; 0 when unknown
 	Trace   string   // of Push
 

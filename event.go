@@ -3,7 +3,7 @@ package tidelock
 // Events say "look again". They carry no state and may be lost or repeated;
 // whoever hears one reads the store.
 
-// Pushed says that heads of a project may have changed.
+// Pushed says that heads of a project, or tags of its images, may have changed.
 type Pushed struct {
 	Project ProjectID
 	Push    PushID

@@ -49,15 +49,23 @@ type Project struct {
 
 // A Head is where a ref points now. Object is what the ref names; Commit is
 // the same, but for an annotated tag it is the commit behind the tag.
+//
+// The head of an image's tag has a Digest and no Object; Commit is that from
+// which the artifact was made, if it says so.
 type Head struct {
 	Project ProjectID
+	Image   ImageID // 0 for a Git ref
 	Ref     RefName
 	Object  CommitID
 	Commit  CommitID
+	Digest  Digest
 	Push    PushID // the push that moved it here; 0 when found by comparison
 	MovedAt time.Time
 	Trace   string // of Push
 }
+
+// Goal is what a source that follows the ref should have.
+func (h Head) Goal() Goal { return Goal{Ref: h.Ref, Commit: h.Commit, Digest: h.Digest} }
 
 // A RefUpdate is one ref that moved. Old is empty when the ref was created,
 // New and Commit are empty when it was deleted.
@@ -68,8 +76,8 @@ type RefUpdate struct {
 	Commit CommitID // New, peeled
 }
 
-// A Push is a set of refs that moved together. It is a fact: it already
-// happened on disk.
+// A Push is a set of refs that moved together, or one manifest that was taken
+// into an image. It is a fact: it already happened on disk.
 type Push struct {
 	ID        PushID
 	Project   ProjectID
@@ -80,6 +88,7 @@ type Push struct {
 	Announced bool   // the bus has been told
 	Trace     string // W3C traceparent under which what follows is traced; "" for untraced
 	Updates   []RefUpdate
+	Artifact  *ArtifactUpdate // nil for a push of commits, and then Updates is not empty
 }
 
 // A ProtectedBranch names branches (by name or by pattern with *) that only

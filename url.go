@@ -68,6 +68,29 @@ func (s URLSet) ProjectPath(gitURL string) (fullPath string, ok bool) {
 	return "", false
 }
 
+// ImagePath returns the path of the image that the URL of an OCIRepository or
+// of an OCI HelmRepository names, in lower case, and whether the registry of
+// the forge serves it. Registries are found at the root of a host, so the path
+// of a base URL is no part of it.
+func (s URLSet) ImagePath(ociURL string) (path string, ok bool) {
+	const scheme = "oci://"
+	if len(ociURL) < len(scheme) || !strings.EqualFold(ociURL[:len(scheme)], scheme) {
+		return "", false
+	}
+	given, path, err := splitGitURL("https://" + ociURL[len(scheme):])
+	if err != nil || strings.ContainsAny(path, ":@") {
+		return "", false
+	}
+	for _, b := range s.bases {
+		// A plain registry on port 80 is one that Flux is told to be insecure.
+		if !b.ssh && b.host == given.host && (b.port == given.port || b.port == "" && given.port == "80") {
+			path, ok := cleanPath(path)
+			return strings.ToLower(path), ok
+		}
+	}
+	return "", false
+}
+
 func splitGitURL(text string) (gitBase, string, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -103,12 +126,19 @@ func splitGitURL(text string) (gitBase, string, error) {
 }
 
 // cleanProjectPath takes the slashes and the ending off a project's path, and
-// refuses what can be no project's: fewer than two segments, empty ones, dots.
+// refuses what can be no project's.
 func cleanProjectPath(path string) (string, bool) {
-	path = strings.TrimRight(strings.TrimPrefix(path, "/"), "/")
+	path = strings.TrimRight(path, "/")
 	if cut := len(path) - len(".git"); cut >= 0 && strings.EqualFold(path[cut:], ".git") {
 		path = path[:cut]
 	}
+	return cleanPath(path)
+}
+
+// cleanPath takes off the slashes around a path, and refuses fewer than two
+// segments, empty ones, and dots.
+func cleanPath(path string) (string, bool) {
+	path = strings.TrimRight(strings.TrimPrefix(path, "/"), "/")
 	segments := strings.Split(path, "/")
 	if len(segments) < 2 {
 		return "", false

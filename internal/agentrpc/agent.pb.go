@@ -593,11 +593,13 @@ func (x *SourceChange) GetRemovals() []string {
 // A Source is a Flux source whose URL lies under one of the forge's URLs.
 type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "GitRepository/<namespace>/<name>"
+	// "<kind>/<namespace>/<name>"; the kinds are GitRepository, OCIRepository,
+	// HelmChart (of a HelmRepository of type oci) and ImageRepository.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// metadata.uid: another object of the same name is another source.
 	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
-	// spec.url, without user info.
+	// spec.url, without user info. Of an image, "oci://<host>/<path>" without tag
+	// or digest; of a HelmChart the HelmRepository's URL with the chart's name.
 	Url string   `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
 	Ref *RefSpec `protobuf:"bytes,4,opt,name=ref,proto3" json:"ref,omitempty"`
 	// status.artifact.revision as Flux writes it, such as "main@sha1:<40 hex>".
@@ -607,7 +609,9 @@ type Source struct {
 	// streams and, as far as it remembers, across its own restarts.
 	LastNumber int64 `protobuf:"varint,7,opt,name=last_number,json=lastNumber,proto3" json:"last_number,omitempty"`
 	// The commit of that announcement.
-	LastCommit    string `protobuf:"bytes,8,opt,name=last_commit,json=lastCommit,proto3" json:"last_commit,omitempty"`
+	LastCommit string `protobuf:"bytes,8,opt,name=last_commit,json=lastCommit,proto3" json:"last_commit,omitempty"`
+	// Its digest, when it was of an image.
+	LastDigest    string `protobuf:"bytes,9,opt,name=last_digest,json=lastDigest,proto3" json:"last_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,6 +702,13 @@ func (x *Source) GetLastCommit() string {
 	return ""
 }
 
+func (x *Source) GetLastDigest() string {
+	if x != nil {
+		return x.LastDigest
+	}
+	return ""
+}
+
 type RefSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branch        string                 `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -705,6 +716,8 @@ type RefSpec struct {
 	Semver        string                 `protobuf:"bytes,3,opt,name=semver,proto3" json:"semver,omitempty"`
 	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	Commit        string                 `protobuf:"bytes,5,opt,name=commit,proto3" json:"commit,omitempty"`
+	Digest        string                 `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	SemverFilter  string                 `protobuf:"bytes,7,opt,name=semver_filter,json=semverFilter,proto3" json:"semver_filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -770,6 +783,20 @@ func (x *RefSpec) GetName() string {
 func (x *RefSpec) GetCommit() string {
 	if x != nil {
 		return x.Commit
+	}
+	return ""
+}
+
+func (x *RefSpec) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *RefSpec) GetSemverFilter() string {
+	if x != nil {
+		return x.SemverFilter
 	}
 	return ""
 }
@@ -1039,19 +1066,21 @@ func (*AnnounceResponse_Resolution) isAnnounceResponse_Message() {}
 
 func (*AnnounceResponse_Resync) isAnnounceResponse_Message() {}
 
-// An Announcement says that the head of a source's ref is Commit now. A newer
-// number closes older ones; the server alone decides what is newer.
+// An Announcement says that the head of a source's ref is this commit now, or
+// that its tag points at the artifact of this digest. A newer number closes
+// older ones; the server alone decides what is newer.
 type Announcement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SourceId      string                 `protobuf:"bytes,1,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
 	Number        int64                  `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	ProjectId     int64                  `protobuf:"varint,3,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	Ref           string                 `protobuf:"bytes,4,opt,name=ref,proto3" json:"ref,omitempty"`       // full name of the ref the spec resolved to
-	Commit        string                 `protobuf:"bytes,5,opt,name=commit,proto3" json:"commit,omitempty"` // empty when gone
+	Commit        string                 `protobuf:"bytes,5,opt,name=commit,proto3" json:"commit,omitempty"` // empty when gone, or not known of an artifact
 	Gone          bool                   `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"`    // the ref was deleted
 	PushId        int64                  `protobuf:"varint,7,opt,name=push_id,json=pushId,proto3" json:"push_id,omitempty"`
 	AcceptedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=accepted_at,json=acceptedAt,proto3" json:"accepted_at,omitempty"` // the push was recorded, server's clock
 	Traceparent   string                 `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`                 // W3C trace context of the push
+	Digest        string                 `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`                          // of an artifact: what the tag in ref points at now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1145,6 +1174,13 @@ func (x *Announcement) GetAcceptedAt() *timestamppb.Timestamp {
 func (x *Announcement) GetTraceparent() string {
 	if x != nil {
 		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *Announcement) GetDigest() string {
+	if x != nil {
+		return x.Digest
 	}
 	return ""
 }
@@ -1294,7 +1330,7 @@ const file_agent_proto_rawDesc = "" +
 	"\fSourceChange\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x123\n" +
 	"\aupserts\x18\x02 \x03(\v2\x19.tidelock.agent.v1.SourceR\aupserts\x12\x1a\n" +
-	"\bremovals\x18\x03 \x03(\tR\bremovals\"\xe6\x01\n" +
+	"\bremovals\x18\x03 \x03(\tR\bremovals\"\x87\x02\n" +
 	"\x06Source\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x10\n" +
@@ -1305,13 +1341,17 @@ const file_agent_proto_rawDesc = "" +
 	"\vlast_number\x18\a \x01(\x03R\n" +
 	"lastNumber\x12\x1f\n" +
 	"\vlast_commit\x18\b \x01(\tR\n" +
-	"lastCommit\"w\n" +
+	"lastCommit\x12\x1f\n" +
+	"\vlast_digest\x18\t \x01(\tR\n" +
+	"lastDigest\"\xb4\x01\n" +
 	"\aRefSpec\x12\x16\n" +
 	"\x06branch\x18\x01 \x01(\tR\x06branch\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06semver\x18\x03 \x01(\tR\x06semver\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
-	"\x06commit\x18\x05 \x01(\tR\x06commit\"\x89\x05\n" +
+	"\x06commit\x18\x05 \x01(\tR\x06commit\x12\x16\n" +
+	"\x06digest\x18\x06 \x01(\tR\x06digest\x12#\n" +
+	"\rsemver_filter\x18\a \x01(\tR\fsemverFilter\"\x89\x05\n" +
 	"\bProgress\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x127\n" +
@@ -1345,7 +1385,7 @@ const file_agent_proto_rawDesc = "" +
 	"resolution\x18\x02 \x01(\v2\x1d.tidelock.agent.v1.ResolutionH\x00R\n" +
 	"resolution\x123\n" +
 	"\x06resync\x18\x03 \x01(\v2\x19.tidelock.agent.v1.ResyncH\x00R\x06resyncB\t\n" +
-	"\amessage\"\x98\x02\n" +
+	"\amessage\"\xb0\x02\n" +
 	"\fAnnouncement\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12\x1d\n" +
@@ -1357,7 +1397,9 @@ const file_agent_proto_rawDesc = "" +
 	"\apush_id\x18\a \x01(\x03R\x06pushId\x12;\n" +
 	"\vaccepted_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"acceptedAt\x12 \n" +
-	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"`\n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\x12\x16\n" +
+	"\x06digest\x18\n" +
+	" \x01(\tR\x06digest\"`\n" +
 	"\n" +
 	"Resolution\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x16\n" +

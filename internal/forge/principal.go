@@ -14,12 +14,13 @@ import (
 )
 
 // A Principal is who asks. The zero value is anonymous; a deploy token has
-// only Token set, a deploy key only Key, and the SSH key of a person User and
-// Key.
+// only Token set, a deploy key only Key, the SSH key of a person User and Key,
+// and the agent of a cluster only Agent.
 type Principal struct {
 	User  *tidelock.User
 	Token *tidelock.Token
 	Key   *tidelock.Key
+	Agent *tidelock.Agent
 
 	// From is the network address that the request came from, for the audit
 	// log; it decides nothing.
@@ -27,7 +28,7 @@ type Principal struct {
 }
 
 // Anonymous reports whether no credential was given.
-func (p Principal) Anonymous() bool { return p.User == nil && p.Token == nil && p.Key == nil }
+func (p Principal) Anonymous() bool { return p.User == nil && p.Token == nil && p.Key == nil && p.Agent == nil }
 
 func (p Principal) admin() bool { return p.User != nil && p.User.Admin }
 
