@@ -28,7 +28,9 @@ type Principal struct {
 }
 
 // Anonymous reports whether no credential was given.
-func (p Principal) Anonymous() bool { return p.User == nil && p.Token == nil && p.Key == nil && p.Agent == nil }
+func (p Principal) Anonymous() bool {
+	return p.User == nil && p.Token == nil && p.Key == nil && p.Agent == nil
+}
 
 func (p Principal) admin() bool { return p.User != nil && p.User.Admin }
 
