@@ -96,6 +96,7 @@ type AnnouncementFilter struct {
 	Source  SourceID
 	Project ProjectID
 	Commit  CommitID
+	Digest  Digest
 	Push    PushID
 	Latest  bool // only the newest number of each source
 }

@@ -11,11 +11,11 @@ import (
 
 const (
 	upsertAgentSource = `
-		INSERT INTO agent_sources (agent_id, source, project_id, ref, wanted, revision, suspended, state, message, since, updated_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		INSERT INTO agent_sources (agent_id, source, project_id, ref, wanted, digest, revision, suspended, state, message, since, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (agent_id, source) DO UPDATE
-		SET project_id = excluded.project_id, ref = excluded.ref, wanted = excluded.wanted, revision = excluded.revision,
-			suspended = excluded.suspended, state = excluded.state, message = excluded.message,
+		SET project_id = excluded.project_id, ref = excluded.ref, wanted = excluded.wanted, digest = excluded.digest,
+			revision = excluded.revision, suspended = excluded.suspended, state = excluded.state, message = excluded.message,
 			since = CASE WHEN agent_sources.state = excluded.state THEN agent_sources.since ELSE excluded.since END,
 			updated_at = excluded.updated_at`
 	deleteAgentSource = `DELETE FROM agent_sources WHERE agent_id = ? AND source = ?`
@@ -36,7 +36,7 @@ func (db *DB) SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upse
 			}
 		}
 		for _, a := range upserts {
-			if _, err := s.exec(ctx, upsertAgentSource, agent, a.Source, a.Project, []byte(a.Ref), a.Wanted, a.Revision,
+			if _, err := s.exec(ctx, upsertAgentSource, agent, a.Source, a.Project, []byte(a.Ref), a.Wanted, a.Digest, a.Revision,
 				a.Suspended, a.State, a.Message, a.Since, a.UpdatedAt); err != nil {
 				return err
 			}
@@ -50,13 +50,13 @@ func (db *DB) SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upse
 }
 
 const selectAgentSources = `
-	SELECT agent_id, source, project_id, ref, wanted, revision, suspended, state, message, since, updated_at
+	SELECT agent_id, source, project_id, ref, wanted, digest, revision, suspended, state, message, since, updated_at
 	FROM agent_sources
 	WHERE agent_id = ?
 	ORDER BY source`
 
 func scanAgentSource(row scanner) (a tidelock.AgentSource, err error) {
-	err = row.Scan(&a.Agent, &a.Source, &a.Project, &a.Ref, &a.Wanted, &a.Revision, &a.Suspended, &a.State, &a.Message,
+	err = row.Scan(&a.Agent, &a.Source, &a.Project, &a.Ref, &a.Wanted, &a.Digest, &a.Revision, &a.Suspended, &a.State, &a.Message,
 		(*instant)(&a.Since), (*instant)(&a.UpdatedAt))
 	return a, err
 }

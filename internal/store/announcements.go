@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	announcementColumns = `a.agent_id, a.source, a.number, a.project_id, a.ref, a.commit_id, a.push_id, a.state, a.message,
+	announcementColumns = `a.agent_id, a.source, a.number, a.project_id, a.ref, a.commit_id, a.digest, a.push_id, a.state, a.message,
 	COALESCE(p.trace, ''), COALESCE(p.pushed_at, 0), a.sent_at, a.announced_at, a.called_at, a.answered_at, a.handled_at, a.fetched_at, a.via, a.attempts`
 	announcementTables = `announcements a LEFT JOIN pushes p ON p.id = a.push_id`
 )
 
 func scanAnnouncement(row scanner) (a tidelock.Announcement, err error) {
-	err = row.Scan(&a.Agent, &a.Source, &a.Number, &a.Project, &a.Ref, &a.Commit, &a.Push, &a.State, &a.Message, &a.Trace,
+	err = row.Scan(&a.Agent, &a.Source, &a.Number, &a.Project, &a.Ref, &a.Commit, &a.Digest, &a.Push, &a.State, &a.Message, &a.Trace,
 		(*instant)(&a.AcceptedAt), (*instant)(&a.SentAt), (*instant)(&a.AnnouncedAt), (*instant)(&a.CalledAt),
 		(*instant)(&a.AnsweredAt), (*instant)(&a.HandledAt), (*instant)(&a.FetchedAt), &a.Via, &a.Attempts)
 	return a, err
@@ -30,16 +30,16 @@ const (
 
 	updateLatest = `
 		UPDATE announcements
-		SET project_id = ?, ref = ?, commit_id = ?, push_id = ?, state = ?, message = ?, sent_at = ?, announced_at = ?,
+		SET project_id = ?, ref = ?, commit_id = ?, digest = ?, push_id = ?, state = ?, message = ?, sent_at = ?, announced_at = ?,
 			called_at = ?, answered_at = ?, handled_at = ?, fetched_at = ?, via = ?, attempts = ?
 		WHERE agent_id = ? AND source = ? AND number = ? AND latest`
 	upsertAnnouncement = `
-		INSERT INTO announcements (project_id, ref, commit_id, push_id, state, message, sent_at, announced_at,
+		INSERT INTO announcements (project_id, ref, commit_id, digest, push_id, state, message, sent_at, announced_at,
 			called_at, answered_at, handled_at, fetched_at, via, attempts, agent_id, source, number, latest)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, TRUE)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, TRUE)
 		ON CONFLICT (agent_id, source, number) DO UPDATE
-		SET project_id = excluded.project_id, ref = excluded.ref, commit_id = excluded.commit_id, push_id = excluded.push_id,
-			state = excluded.state, message = excluded.message, sent_at = excluded.sent_at, announced_at = excluded.announced_at,
+		SET project_id = excluded.project_id, ref = excluded.ref, commit_id = excluded.commit_id, digest = excluded.digest,
+			push_id = excluded.push_id, state = excluded.state, message = excluded.message, sent_at = excluded.sent_at, announced_at = excluded.announced_at,
 			called_at = excluded.called_at, answered_at = excluded.answered_at, handled_at = excluded.handled_at,
 			fetched_at = excluded.fetched_at, via = excluded.via, attempts = excluded.attempts`
 	unfinished         = `state NOT IN ('converged', 'gone', 'closed')`
@@ -109,7 +109,7 @@ func (s session) saveOfSource(ctx context.Context, announcements []tidelock.Anno
 	onlyLatest := true
 	for _, a := range announcements {
 		args := []any{
-			a.Project, []byte(a.Ref), a.Commit, a.Push, a.State, a.Message, a.SentAt, a.AnnouncedAt,
+			a.Project, []byte(a.Ref), a.Commit, a.Digest, a.Push, a.State, a.Message, a.SentAt, a.AnnouncedAt,
 			a.CalledAt, a.AnsweredAt, a.HandledAt, a.FetchedAt, a.Via, a.Attempts, a.Agent, a.Source, a.Number,
 		}
 		n, err := s.exec(ctx, updateLatest, args...)
@@ -147,6 +147,9 @@ func (db *DB) Announcements(ctx context.Context, f tidelock.AnnouncementFilter, 
 	}
 	if f.Commit != "" {
 		l.filter(`a.commit_id = ?`, f.Commit)
+	}
+	if f.Digest != "" {
+		l.filter(`a.digest = ?`, f.Digest)
 	}
 	if f.Push != 0 {
 		l.filter(`a.push_id = ?`, f.Push)

@@ -14,7 +14,7 @@ var agentSourceTests = []test{
 	{"are read as they were saved, in order", func(w world) {
 		one, two := w.agent(w.site().ID, "one"), w.agent(w.project(w.group(0, "ops").ID, "infra").ID, "two")
 		full := tidelock.AgentSource{
-			Agent: one.ID, Source: source, Project: 7, Ref: "refs/heads/m\xffin", Wanted: "c1", Revision: "main@sha1:c0",
+			Agent: one.ID, Source: source, Project: 7, Ref: "refs/heads/m\xffin", Wanted: "c1", Digest: "sha256:d1", Revision: "main@sha1:c0",
 			Suspended: true, State: tidelock.Parked, Message: "suspended", Since: at(1), UpdatedAt: at(time.Second),
 		}
 		first, upper := agentSource(one.ID, "GitRepository/a/b", tidelock.Sent, at(0)), agentSource(one.ID, "GitRepository/B/b", tidelock.Sent, at(0))

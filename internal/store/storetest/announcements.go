@@ -24,7 +24,7 @@ var announcementTests = []test{
 		})
 		w.ok(err)
 		want := tidelock.Announcement{
-			Agent: agent.ID, Source: source, Number: 12, Project: site.ID, Ref: "refs/heads/m\xffin", Commit: "c1", Push: push.ID,
+			Agent: agent.ID, Source: source, Number: 12, Project: site.ID, Ref: "refs/heads/m\xffin", Commit: "c1", Digest: "sha256:d1", Push: push.ID,
 			State: tidelock.Parked, Message: "suspended",
 			SentAt: at(1), AnnouncedAt: at(2 * time.Microsecond), CalledAt: at(3 * time.Microsecond), AnsweredAt: at(4 * time.Microsecond),
 			HandledAt: at(5 * time.Microsecond), FetchedAt: at(6 * time.Microsecond), Via: "receiver", Attempts: 3,
@@ -131,6 +131,7 @@ var announcementTests = []test{
 			announcement(one.ID, source, 3, tidelock.Sent),
 			with(announcement(one.ID, "GitRepository/a/b", 4, tidelock.Sent), "c1"),
 			with(announcement(two.ID, source, 5, tidelock.Sent), "c2"),
+			{Agent: two.ID, Source: "OCIRepository/a/b", Number: 6, State: tidelock.Sent, Digest: "sha256:d1"},
 		} {
 			w.ok(w.SaveAnnouncements(w.Context(), a))
 		}
@@ -138,13 +139,14 @@ var announcementTests = []test{
 			filter tidelock.AnnouncementFilter
 			want   string
 		}{
-			{tidelock.AnnouncementFilter{}, "5:sent 4:sent 3:sent 2:converged 1:converged"},
+			{tidelock.AnnouncementFilter{}, "6:sent 5:sent 4:sent 3:sent 2:converged 1:converged"},
 			{tidelock.AnnouncementFilter{Agent: one.ID}, "4:sent 3:sent 2:converged 1:converged"},
 			{tidelock.AnnouncementFilter{Agent: one.ID, Source: source}, "3:sent 2:converged 1:converged"},
 			{tidelock.AnnouncementFilter{Project: site.ID}, "5:sent 4:sent 2:converged"},
 			{tidelock.AnnouncementFilter{Push: push.ID}, "5:sent 4:sent 2:converged"},
 			{tidelock.AnnouncementFilter{Commit: "c1"}, "4:sent 2:converged"},
-			{tidelock.AnnouncementFilter{Latest: true}, "5:sent 4:sent 3:sent"},
+			{tidelock.AnnouncementFilter{Digest: "sha256:d1"}, "6:sent"},
+			{tidelock.AnnouncementFilter{Latest: true}, "6:sent 5:sent 4:sent 3:sent"},
 			{tidelock.AnnouncementFilter{Latest: true, Agent: one.ID}, "4:sent 3:sent"},
 			// The newest number of a source, not the newest that fits.
 			{tidelock.AnnouncementFilter{Latest: true, Commit: "c1"}, "4:sent"},
@@ -153,11 +155,11 @@ var announcementTests = []test{
 			w.Logf("filter %+v", tt.filter)
 			equal(w, names(w, numbered)(w.Announcements(w.Context(), tt.filter, everything)), tt.want)
 		}
-		paged(w, 5, numbered, func(p tidelock.Page) ([]tidelock.Announcement, int, error) {
+		paged(w, 6, numbered, func(p tidelock.Page) ([]tidelock.Announcement, int, error) {
 			return w.Announcements(w.Context(), tidelock.AnnouncementFilter{}, p)
 		})
 		w.ok(w.DeleteAgent(w.Context(), one.ID))
-		equal(w, names(w, numbered)(w.Announcements(w.Context(), tidelock.AnnouncementFilter{}, everything)), "5:sent")
+		equal(w, names(w, numbered)(w.Announcements(w.Context(), tidelock.AnnouncementFilter{}, everything)), "6:sent 5:sent")
 	}},
 
 	{"saved at once in any order leave the newest open", func(w world) {
