@@ -21,6 +21,7 @@ var layer = map[string]int{
 	"": 0, // the vocabulary
 
 	"internal/agentrpc": 1,
+	"internal/artifact": 1,
 	"internal/bus":      1,
 	"internal/flux":     1,
 	"internal/gitrepo":  1,
