@@ -28,6 +28,7 @@ var layer = map[string]int{
 	"internal/limit":    1,
 	"internal/registry": 1,
 	"internal/seal":     1,
+	"internal/signing":  1,
 	"internal/stage":    1,
 	"internal/tunnel":   1,
 	"deploy/agent":      1,
