@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/seal"
 )
 
 // Files of the folder. The private key is as plain as the server's other keys:
@@ -134,19 +133,17 @@ type Signer struct {
 }
 
 // Open reads the keys of a folder; on the first start they are made. The
-// private key is kept in a file that its owner alone may read.
+// private key is kept in a file that its owner alone may read. The caller keeps
+// other processes out of the folder.
 func Open(dir string) (*Signer, error) {
-	text, err := seal.File(filepath.Join(dir, keyFile), func() ([]byte, error) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		return encode(key)
-	})
+	s := &Signer{dir: dir}
+	text, err := os.ReadFile(s.file(keyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = s.firstKey()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the signing key: %w", err)
 	}
-	s := &Signer{dir: dir}
 	if s.key, err = parsePrivate(text); err != nil {
 		return nil, fmt.Errorf("read the signing key in %q: %w; restore it from a backup", s.file(keyFile), err)
 	}
@@ -166,6 +163,21 @@ func Open(dir string) (*Signer, error) {
 	// A rotation that was cut short has listed the key that is still in use.
 	s.retired = slices.DeleteFunc(s.retired, func(k PublicKey) bool { return k.ID == s.public.ID })
 	return s, nil
+}
+
+func (s *Signer) firstKey() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	text, err := encode(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	return text, s.replace(keyFile, text)
 }
 
 func (s *Signer) file(name string) string { return filepath.Join(s.dir, name) }
