@@ -165,12 +165,24 @@ func (c *Cache) build(ctx context.Context, r recipe, moduleDir string, built Bui
 	if err := os.Chmod(work, 0o755); err != nil {
 		return err
 	}
+	buildDir := moduleDir
+	if len(r.lacks) > 0 {
+		buildDir = filepath.Join(work, "module")
+		if err := completeModule(ctx, moduleDir, r, buildDir); err != nil {
+			return err
+		}
+	}
 	ldflags := strings.Join(append([]string{"-s", "-w"}, r.ldflags...), " ")
 	binary := filepath.Join(work, string(r.name))
-	if err := goBuild(ctx, moduleDir, tell, "build", "-ldflags", ldflags, "-o", binary, r.pkg); err != nil {
+	if err := goBuild(ctx, buildDir, tell, "build", "-ldflags", ldflags, "-o", binary, r.pkg); err != nil {
 		return err
 	}
-	if r.source != "" {
+	if buildDir != moduleDir {
+		if err := os.RemoveAll(buildDir); err != nil {
+			return err
+		}
+	}
+	if len(r.files) > 0 {
 		if err := copyFiles(ctx, moduleDir, r, work); err != nil {
 			return err
 		}
@@ -181,15 +193,63 @@ func (c *Cache) build(ctx context.Context, r recipe, moduleDir string, built Bui
 	return os.Rename(work, built.Dir)
 }
 
+// completeModule makes a copy of a build-only module that takes the recipe's
+// source from a copy too, in which nothing is missing. Go refuses to replace
+// files in its module cache. Everything is what go.mod and go.sum pin, and the
+// source was checked against go.sum when it came into the module cache.
+func completeModule(ctx context.Context, moduleDir string, r recipe, into string) error {
+	original, err := sourceDir(ctx, moduleDir, r)
+	if err != nil {
+		return err
+	}
+	source := filepath.Join(into, "source")
+	if err := os.CopyFS(source, os.DirFS(original)); err != nil {
+		return fmt.Errorf("copy module %s: %w", r.source, err)
+	}
+	for _, name := range r.lacks {
+		path := filepath.Join(source, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(filepath.Join(moduleDir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(into, name), text, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", name, err)
+		}
+	}
+	if out, err := goCommand(ctx, into, "mod", "edit", "-replace="+r.source+"=./source").CombinedOutput(); err != nil {
+		return fmt.Errorf("replace module %s: %w: %s", r.source, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// sourceDir is where the module cache has the recipe's source module.
+func sourceDir(ctx context.Context, moduleDir string, r recipe) (string, error) {
+	// Listing does not download; a fresh machine has nothing yet.
+	if out, err := goCommand(ctx, moduleDir, "mod", "download", r.source).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("download module %s: %w: %s", r.source, err, bytes.TrimSpace(out))
+	}
+	out, err := goCommand(ctx, moduleDir, "list", "-m", "-f", "{{.Dir}}", r.source).Output()
+	if err != nil {
+		return "", fmt.Errorf("find module %s: %w", r.source, withStderr(err))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // copyFiles takes manifests out of the module cache, so that nothing needs Go
 // once the component is built.
 func copyFiles(ctx context.Context, moduleDir string, r recipe, into string) error {
-	cmd := goCommand(ctx, moduleDir, "list", "-m", "-f", "{{.Dir}}", r.source)
-	out, err := cmd.Output()
+	source, err := sourceDir(ctx, moduleDir, r)
 	if err != nil {
-		return fmt.Errorf("find module %s: %w", r.source, withStderr(err))
+		return err
 	}
-	source := strings.TrimSpace(string(out))
 	for _, pattern := range r.files {
 		paths, err := filepath.Glob(filepath.Join(source, filepath.FromSlash(pattern)))
 		if err != nil || len(paths) == 0 {

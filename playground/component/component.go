@@ -1,6 +1,7 @@
 // Package component builds what the playground and its tests run, etcd,
-// Kubernetes, KWOK, Flux and its bootstrap, and keeps the results in the user's
-// cache folder. It owns the list of components and the cache; it starts nothing.
+// Kubernetes, KWOK, Flux, and clients of the forge that nobody here wrote, and
+// keeps the results in the user's cache folder. It owns the list of components
+// and the cache; it starts nothing.
 //
 // A component is built from one of the modules below playground/components,
 // whose go.sum pins every byte. Its place in the cache is named by a hash of
@@ -33,6 +34,10 @@ const (
 	HelmController         Name = "helm-controller"
 	NotificationController Name = "notification-controller"
 	Bootstrap              Name = "bootstrap" // the code behind flux bootstrap gitlab
+	Flux                   Name = "flux"      // the program
+	Helm                   Name = "helm"
+	Crane                  Name = "crane"
+	ORAS                   Name = "oras"
 )
 
 // All lists the components in the order in which they are built: those that
@@ -48,8 +53,11 @@ func All() []Name {
 // Cluster lists the components of a cluster with Flux. The others are clients
 // that the tests drive.
 func Cluster() []Name {
-	return slices.DeleteFunc(All(), func(n Name) bool { return n == Bootstrap })
+	return slices.DeleteFunc(All(), func(n Name) bool { return n == Bootstrap || slices.Contains(RegistryClients(), n) })
 }
+
+// RegistryClients lists the programs that push to registries and pull from them.
+func RegistryClients() []Name { return []Name{Flux, Helm, Crane, ORAS} }
 
 // A recipe says how a component is built. Any change of it changes the hash.
 type recipe struct {
@@ -59,6 +67,7 @@ type recipe struct {
 	ldflags []string // beside -s -w
 	source  string   // the Go module that files are copied from
 	files   []string // patterns below the source module; copied flat, beside the binary
+	lacks   []string // files that the source module embeds but does not ship; built empty
 }
 
 // kubernetesFlags tell Kubernetes its version; without them kubectl cannot
@@ -77,6 +86,15 @@ var recipes = []recipe{
 	flux(HelmController, "kube"),
 	flux(NotificationController, "notification"),
 	{name: Bootstrap, module: "bootstrap", pkg: "."},
+	{
+		name: Flux, module: "clients", pkg: "github.com/fluxcd/flux2/v2/cmd/flux", ldflags: []string{"-X main.VERSION=2.7.5"},
+		// What flux install applies. Flux generates it for a release, so it is
+		// not part of the module; no other command reads it.
+		source: "github.com/fluxcd/flux2/v2", lacks: []string{"cmd/flux/manifests/none.yaml"},
+	},
+	{name: Helm, module: "clients", pkg: "helm.sh/helm/v3/cmd/helm", ldflags: []string{"-X helm.sh/helm/v3/internal/version.version=v3.19.5"}},
+	{name: Crane, module: "oci", pkg: "github.com/google/go-containerregistry/cmd/crane"},
+	{name: ORAS, module: "oci", pkg: "oras.land/oras/cmd/oras"},
 	{
 		name: KWOK, module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok",
 		source: "sigs.k8s.io/kwok",

@@ -1,8 +1,11 @@
 package component_test
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,6 +174,64 @@ func TestCancelledBuildLeavesNothing(t *testing.T) {
 	}
 }
 
+// A release of flux has manifests that its module lacks and its program
+// embeds: the module cannot be built as it is, but a copy can.
+func TestModuleThatLacksWhatItEmbeds(t *testing.T) {
+	const module = "github.com/fluxcd/flux2/v2"
+	proxy := filepath.Join(t.TempDir(), "github.com", "fluxcd", "flux2", "v2", "@v")
+	goMod := "module " + module + "\n\ngo 1.26\n"
+	write(t, filepath.Join(proxy, "v2.7.5.info"), `{"Version":"v2.7.5"}`)
+	write(t, filepath.Join(proxy, "v2.7.5.mod"), goMod)
+	zipped(t, filepath.Join(proxy, "v2.7.5.zip"), map[string]string{
+		module + "@v2.7.5/go.mod": goMod,
+		module + "@v2.7.5/cmd/flux/main.go": "package main\n\nimport \"embed\"\n\n//go:embed manifests/*.yaml\nvar files embed.FS\n\n" +
+			"var VERSION string\n\nfunc main() { all, _ := files.ReadDir(\"manifests\"); println(VERSION, len(all)) }\n",
+	})
+	t.Setenv("GOPROXY", "file://"+strings.TrimSuffix(proxy, "/"+module+"/@v"))
+	t.Setenv("GOSUMDB", "off")
+	t.Setenv("GOMODCACHE", t.TempDir())
+	source := modules(t)
+	write(t, filepath.Join(source, "clients", "go.mod"), "module example.org/clients\n\ngo 1.26\n\nrequire "+module+" v2.7.5\n")
+	sum := exec.Command("go", "mod", "download", "-modcacherw", module) // so that the test can remove it
+	sum.Dir = filepath.Join(source, "clients")
+	sum.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
+	if out, err := sum.CombinedOutput(); err != nil {
+		t.Fatalf("fill go.sum: %v\n%s", err, out)
+	}
+
+	c := component.Cache{Dir: t.TempDir(), Modules: source}
+	set, err := c.Ensure(t.Context(), component.Flux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := output(t, set[component.Flux]); got != "2.7.5 1" {
+		t.Errorf("the program says %q, want its version and one manifest", got)
+	}
+	if entries := folders(t, set[component.Flux].Dir); len(entries) != 0 {
+		t.Errorf("beside the program lie %v, want nothing of its source", entries)
+	}
+}
+
+// zipped writes a zip file of texts by name.
+func zipped(t *testing.T, path string, files map[string]string) {
+	t.Helper()
+	var buffer bytes.Buffer
+	z := zip.NewWriter(&buffer)
+	for name, text := range files {
+		w, err := z.Create(name)
+		if err == nil {
+			_, err = io.WriteString(w, text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, buffer.String())
+}
+
 func folders(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -207,7 +268,11 @@ func TestListsOfComponents(t *testing.T) {
 	if got := component.Cluster(); !slices.Equal(got, cluster) {
 		t.Errorf("a cluster needs %v, want %v", got, cluster)
 	}
-	all := slices.Insert(slices.Clone(cluster), slices.Index(cluster, component.KWOK), component.Bootstrap)
+	clients := []component.Name{component.Flux, component.Helm, component.Crane, component.ORAS}
+	if got := component.RegistryClients(); !slices.Equal(got, clients) {
+		t.Errorf("clients of registries are %v, want %v", got, clients)
+	}
+	all := slices.Insert(slices.Clone(cluster), slices.Index(cluster, component.KWOK), append([]component.Name{component.Bootstrap}, clients...)...)
 	if got := component.All(); !slices.Equal(got, all) {
 		t.Errorf("all components are %v, want %v", got, all)
 	}
