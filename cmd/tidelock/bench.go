@@ -27,7 +27,8 @@ func newBenchCommand(env *environment) *cobra.Command {
 	cmd := parent("bench", "Measure an installation", "Each measurement makes what it needs and removes it in the end.")
 	var source sourceFlags
 	source.add(cmd)
-	cmd.AddCommand(newBenchPushCommand(env, &source), newBenchAPICommand(env, &source), newBenchGitCommand(env, &source))
+	cmd.AddCommand(newBenchPushCommand(env, &source), newBenchAPICommand(env, &source), newBenchGitCommand(env, &source),
+		newBenchRegistryCommand(env, &source))
 	return cmd
 }
 

@@ -259,15 +259,11 @@ func (l *load) warmUp(ctx context.Context) error {
 // and waits for the answers.
 func (l *load) run(ctx context.Context, rate int, duration time.Duration) apiResult {
 	result := apiResult{Rate: rate, Seconds: duration.Seconds(), Requests: map[string]latency{}}
-	var deck []int // the mix, one entry for each share, spread out
-	for left := true; left; {
-		left = false
-		for i, q := range apiMix {
-			if n := count(deck, i); n < q.share {
-				deck, left = append(deck, i), true
-			}
-		}
+	shares := make([]int, len(apiMix))
+	for i, q := range apiMix {
+		shares[i] = q.share
 	}
+	deck := deal(shares)
 	var (
 		mu      sync.Mutex
 		times   = map[int][]time.Duration{}
@@ -317,6 +313,20 @@ func (l *load) run(ctx context.Context, rate int, duration time.Duration) apiRes
 	}
 	result.All = latencyOf(all)
 	return result
+}
+
+// deal makes a deck of a mix: each index as often as its share says, spread out.
+func deal(shares []int) []int {
+	var deck []int
+	for left := true; left; {
+		left = false
+		for i, share := range shares {
+			if count(deck, i) < share {
+				deck, left = append(deck, i), true
+			}
+		}
+	}
+	return deck
 }
 
 func count(list []int, v int) int {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 	"testing"
 	"time"
 )
@@ -38,5 +39,25 @@ func BenchmarkGit(b *testing.B) {
 			b.ReportMetric(side.CloneRatio, name+"-clone-ratio")
 			b.ReportMetric(side.PushRatio, name+"-push-ratio")
 		}
+	}
+}
+
+// BenchmarkRegistry is "tidelock bench registry", in small.
+func BenchmarkRegistry(b *testing.B) {
+	for b.Loop() {
+		result, err := benchRegistry(b.Context(), quiet(), &sourceFlags{}, benchRegistryOptions{rounds: 3, clients: 20, duration: 5 * time.Second, large: 16})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if result.Load.Errors > 0 {
+			b.Errorf("%d acts failed, the first with %v", result.Load.Errors, result.Load.firstError)
+		}
+		for _, shape := range result.Shapes {
+			name := strings.ReplaceAll(shape.Shape, " ", "")
+			b.ReportMetric(shape.Push.Ratio, name+"-push-ratio")
+			b.ReportMetric(shape.Pull.Ratio, name+"-pull-ratio")
+		}
+		b.ReportMetric(result.Load.PerSecond, "acts/s")
+		b.ReportMetric(result.Load.All.P99, "p99-ms")
 	}
 }
