@@ -221,7 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // identify notes who we are, and makes the Flux controller the first time.
-func (a *Agent) identify(id identity, matches func(string) bool) error {
+func (a *Agent) identify(id identity, urls tidelock.URLSet) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.controller != nil && a.identity.agent != id.agent {
@@ -241,7 +241,14 @@ func (a *Agent) identify(id identity, matches func(string) bool) error {
 		a.identity, a.controller = id, controller
 		close(a.identified)
 	}
-	a.controller.SetForge(matches)
+	a.controller.SetForge(func(kind tidelock.SourceKind, url string) (ours bool) {
+		if kind.OfImage() {
+			_, ours = urls.ImagePath(url)
+		} else {
+			_, ours = urls.ProjectPath(url)
+		}
+		return ours
+	})
 	return nil
 }
 

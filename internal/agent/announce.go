@@ -63,7 +63,7 @@ func (c *connection) takeAnnouncements(ctx context.Context, stream *announceStre
 			known := c.flux().Announce(announcement)
 			traceID, _, _ := strings.Cut(strings.TrimPrefix(m.Announcement.Traceparent, "00-"), "-")
 			c.log.DebugContext(ctx, "announcement", "source", announcement.Source, "number", announcement.Number,
-				"commit", announcement.Commit, "gone", announcement.Gone, "known", known, "trace_id", traceID)
+				"commit", announcement.Commit, "digest", announcement.Digest, "gone", announcement.Gone, "known", known, "trace_id", traceID)
 		case *agentrpc.AnnounceResponse_Resolution:
 			c.flux().SetServed(tidelock.SourceID(m.Resolution.SourceId), m.Resolution.Served)
 		case *agentrpc.AnnounceResponse_Resync:
@@ -150,11 +150,13 @@ func sourceMessage(s flux.Source) *agentrpc.Source {
 		Url: s.URL,
 		Ref: &agentrpc.RefSpec{
 			Branch: s.Ref.Branch, Tag: s.Ref.Tag, Semver: s.Ref.SemVer, Name: s.Ref.Name, Commit: s.Ref.Commit,
+			Digest: s.Ref.Digest, SemverFilter: s.Ref.SemVerFilter,
 		},
 		Revision:   s.Revision,
 		Suspended:  s.Suspended,
 		LastNumber: s.LastNumber,
 		LastCommit: string(s.LastCommit),
+		LastDigest: string(s.LastDigest),
 	}
 }
 
@@ -163,9 +165,12 @@ func announcementOf(m *agentrpc.Announcement) flux.Announcement {
 		Source:  tidelock.SourceID(m.SourceId),
 		Number:  m.Number,
 		Project: tidelock.ProjectID(m.ProjectId),
-		Ref:     tidelock.RefName(m.Ref),
-		Commit:  tidelock.CommitID(m.Commit),
-		Gone:    m.Gone,
+		Goal: tidelock.Goal{
+			Ref:    tidelock.RefName(m.Ref),
+			Commit: tidelock.CommitID(m.Commit),
+			Digest: tidelock.Digest(m.Digest),
+		},
+		Gone: m.Gone,
 	}
 }
 

@@ -207,11 +207,7 @@ func (c *connection) register(ctx context.Context, leading bool) error {
 	if len(answer.ForgeUrls) > 0 {
 		id.forge = answer.ForgeUrls[0]
 	}
-	err = c.identify(id, func(url string) bool {
-		_, ours := urls.ProjectPath(url)
-		return ours
-	})
-	if err != nil {
+	if err := c.identify(id, urls); err != nil {
 		return errFatal{err}
 	}
 	c.log.InfoContext(ctx, "registered", "agent", id.name, "agent_id", id.agent,

@@ -266,10 +266,12 @@ type payload struct {
 	Project tidelock.ProjectID `json:"project,omitempty"`
 	Ref     tidelock.RefName   `json:"ref,omitempty"`
 	Commit  tidelock.CommitID  `json:"commit,omitempty"`
+	Digest  tidelock.Digest    `json:"digest,omitempty"`
 }
 
 func (c call) body() []byte {
-	body, err := json.Marshal(payload{c.source, c.announce.Number, c.announce.Project, c.announce.Ref, c.announce.Commit})
+	a := c.announce
+	body, err := json.Marshal(payload{c.source, a.Number, a.Project, a.Ref, a.Commit, a.Digest})
 	if err != nil {
 		panic(err) // strings and numbers always encode
 	}

@@ -58,7 +58,7 @@ func TestPokeSigns(t *testing.T) {
 		got = r
 		body, _ = io.ReadAll(r.Body)
 	})
-	c := call{source: "GitRepository/ns/site", announce: Announcement{Number: 7, Project: 3, Ref: "refs/heads/main", Commit: commitA}}
+	c := call{source: "GitRepository/ns/site", announce: Announcement{Number: 7, Project: 3, Goal: tidelock.Goal{Ref: "refs/heads/main", Commit: commitA}}}
 	before := time.Now()
 	o := testEndpoint(t, url+"/base/").poke(t.Context(), testHook, c.body(), "key")
 	if o.err != nil || o.attempts != 1 || o.via != ViaReceiver || o.called.Before(before) || o.answered.Before(o.called) {

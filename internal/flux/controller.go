@@ -16,6 +16,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -49,13 +50,13 @@ type Settings struct {
 // Status is what a person may want to know of a Controller.
 type Status struct {
 	Running   bool
-	Installed bool     // Flux's GitRepository is served
+	Installed bool     // the cluster serves sources of some kind
 	Detail    string   // a sentence when something is missing
 	Sources   int      // of the forge
 	Stuck     []string // Receivers whose deletion waits for notification-controller
 }
 
-// A Controller follows the GitRepositories of a forge. All its methods may be
+// A Controller follows the sources of a forge. All its methods may be
 // called at any time, from any goroutine; none but Run blocks.
 type Controller struct {
 	owner     owner
@@ -74,10 +75,11 @@ type Controller struct {
 	settings    Settings
 	endpoint    *endpoint
 	selector    labels.Selector
-	matches     func(url string) bool // nil until known
-	tracks      map[types.NamespacedName]*track
-	told        map[types.NamespacedName]Source // what the feed was told
-	resolutions map[tidelock.SourceID]bool      // whether the server serves it
+	matches     func(kind tidelock.SourceKind, url string) bool // nil until known
+	tracks      map[tidelock.SourceID]*track
+	registries  map[tidelock.SourceID]registry // by HelmRepository
+	told        map[tidelock.SourceID]Source   // what the feed was told
+	resolutions map[tidelock.SourceID]bool     // whether the server serves it
 	keys        map[tidelock.SourceID]receiverKey
 	cleaned     map[tidelock.SourceID]types.UID // sources known to have no Secret of ours
 	foreign     map[tidelock.SourceID]types.UID // sources whose Secret's name is taken
@@ -85,8 +87,8 @@ type Controller struct {
 	stuck       map[types.NamespacedName]types.UID
 	calls       []call // ready to be made
 	feed        *Feed
-	synced      bool                       // the set of sources is known
-	enqueue     func(types.NamespacedName) // asks the session for a Reconcile; nil between sessions
+	synced      bool                    // the set of sources is known
+	enqueue     func(tidelock.SourceID) // asks the session for a Reconcile; nil between sessions
 	status      Status
 }
 
@@ -101,7 +103,7 @@ var silenceGlobalLog = sync.OnceFunc(func() { crlog.SetLogger(logr.Discard()) })
 
 var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, notificationv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{authorizationv1.AddToScheme, corev1.AddToScheme, sourcev1.AddToScheme, notificationv1.AddToScheme} {
 		if err := add(s); err != nil {
 			panic(err) // two types of one name in our own dependencies
 		}
@@ -175,8 +177,8 @@ func (c *Controller) Configure(settings Settings) error {
 	return nil
 }
 
-// SetForge says which URLs are the forge's.
-func (c *Controller) SetForge(matches func(url string) bool) {
+// SetForge says which URLs of sources are the forge's.
+func (c *Controller) SetForge(matches func(kind tidelock.SourceKind, url string) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.matches = matches
@@ -189,11 +191,9 @@ func (c *Controller) SetServed(id tidelock.SourceID, served bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.resolve(id, served)
-	if key, ok := sourceKey(id); ok && !served {
-		if t := c.tracks[key]; t != nil {
-			t.dismiss(time.Now())
-			c.follow(key, t)
-		}
+	if t := c.tracks[id]; t != nil && !served {
+		t.dismiss(time.Now())
+		c.follow(t)
 	}
 }
 
@@ -201,8 +201,15 @@ func (c *Controller) SetServed(id tidelock.SourceID, served bool) {
 func (c *Controller) resolve(id tidelock.SourceID, served bool) {
 	before, known := c.resolutions[id]
 	c.resolutions[id] = served
-	if key, ok := sourceKey(id); ok && (!known || before != served) && c.enqueue != nil {
-		c.enqueue(key)
+	if !known || before != served {
+		c.lookAgain(id)
+	}
+}
+
+// lookAgain has a source's Receiver reconciled; the lock is held.
+func (c *Controller) lookAgain(id tidelock.SourceID) {
+	if c.enqueue != nil {
+		c.enqueue(id)
 	}
 }
 
@@ -210,13 +217,9 @@ func (c *Controller) resolve(id tidelock.SourceID, served bool) {
 // way to Flux before anything else happens. It reports whether the source is
 // one of ours.
 func (c *Controller) Announce(a Announcement) bool {
-	key, ok := sourceKey(a.Source)
-	if !ok {
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.tracks[key]
+	t := c.tracks[a.Source]
 	if t == nil || !t.ours {
 		return false
 	}
@@ -224,7 +227,7 @@ func (c *Controller) Announce(a Announcement) bool {
 		c.resolve(a.Source, true)
 	}
 	t.announce(a, time.Now())
-	c.follow(key, t)
+	c.follow(t)
 	return true
 }
 
@@ -256,15 +259,15 @@ func (c *Controller) Resend() {
 func (c *Controller) startFeed() {
 	clear(c.told)
 	var set []Source
-	for key, t := range c.tracks {
+	for id, t := range c.tracks {
 		if t.ours {
 			s := t.source()
-			c.told[key] = s
+			c.told[id] = s
 			set = append(set, s)
 		}
 	}
 	for id := range c.resolutions {
-		if key, _ := sourceKey(id); c.tracks[key] == nil {
+		if c.tracks[id] == nil {
 			delete(c.resolutions, id)
 		}
 	}
@@ -341,8 +344,9 @@ func (c *Controller) Run(ctx context.Context) error {
 // reset forgets all but the settings; the lock is held, or nobody else has
 // the Controller yet.
 func (c *Controller) reset() {
-	c.tracks = make(map[types.NamespacedName]*track)
-	c.told = make(map[types.NamespacedName]Source)
+	c.tracks = make(map[tidelock.SourceID]*track)
+	c.registries = make(map[tidelock.SourceID]registry)
+	c.told = make(map[tidelock.SourceID]Source)
 	c.resolutions = make(map[tidelock.SourceID]bool)
 	c.keys = make(map[tidelock.SourceID]receiverKey)
 	c.cleaned = make(map[tidelock.SourceID]types.UID)
@@ -355,56 +359,75 @@ func (c *Controller) reset() {
 }
 
 // belongs reports whether a source is ours to trigger; the lock is held.
-func (c *Controller) belongs(o *observation) bool {
-	return c.matches != nil && !o.oversized() && c.matches(o.url) && c.selector.Matches(labels.Set(o.labels))
+func (c *Controller) belongs(id tidelock.SourceID, o *observation) bool {
+	return c.matches != nil && !o.oversized() && c.matches(id.Kind(), o.url) && c.selector.Matches(labels.Set(o.labels))
 }
 
 // reconsider asks of every source anew whether it is ours; the lock is held.
 func (c *Controller) reconsider() {
 	now := time.Now()
-	for key, t := range c.tracks {
-		t.setOurs(c.belongs(&t.seen), now)
-		c.follow(key, t)
-	}
-	if c.enqueue != nil {
-		for key := range c.tracks {
-			c.enqueue(key)
-		}
+	for id, t := range c.tracks {
+		t.setOurs(c.belongs(id, &t.seen), now)
+		c.follow(t)
+		c.lookAgain(id)
 	}
 }
 
 // observed takes what Flux shows of a source.
-func (c *Controller) observed(repo *sourcev1.GitRepository) {
-	key := client.ObjectKeyFromObject(repo)
-	if repo.DeletionTimestamp != nil {
-		c.vanished(key)
+func (c *Controller) observed(k *kind, object client.Object) {
+	name := client.ObjectKeyFromObject(object)
+	if object.GetDeletionTimestamp() != nil {
+		c.vanished(k.id(name))
 		return
 	}
-	o, now := observe(repo), time.Now()
+	o := k.observe(object)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.tracks[key]
+	t := c.tracks[k.id(name)]
 	if t == nil {
-		t = &track{id: sourceID(key)}
-		c.tracks[key] = t
+		t = &track{id: k.id(name)}
+		c.tracks[t.id] = t
 	}
-	artifact := t.seen.artifact
-	if o.oversized() && !t.seen.oversized() {
+	if id := o.registryID(name.Namespace); id != "" {
+		o.locate(c.registries[id])
+	}
+	c.show(name.Namespace, t, o)
+}
+
+// show has a track take what there is to be seen of its source, and those
+// that include the source look again; the lock is held.
+func (c *Controller) show(namespace string, t *track, o observation) {
+	before, wasOurs, now := t.seen, t.ours, time.Now()
+	if o.oversized() && !before.oversized() {
 		c.log.Warn("source left out: its URL and ref are too long", "source", t.id, "limit", maxSpec)
 	}
-	t.setOurs(c.belongs(&o), now)
-	t.setIncludeWant(c.includeWant(key.Namespace, o.include), now)
+	t.setOurs(c.belongs(t.id, &o), now)
+	t.setIncludeWant(c.includeWant(namespace, o.include), now)
 	t.observe(o, now)
-	c.follow(key, t)
-	if o.artifact == artifact {
+	c.follow(t)
+	if o.uid != before.uid || t.ours != wasOurs {
+		c.lookAgain(t.id)
+	}
+	if o.artifact == before.artifact {
 		return
 	}
-	for other, includer := range c.tracks {
-		if other.Namespace == key.Namespace && slices.Contains(includer.seen.include, key.Name) {
-			includer.setIncludeWant(c.includeWant(other.Namespace, includer.seen.include), now)
-			c.follow(other, includer)
+	for _, includer := range c.tracks {
+		if includer.includes(t.id) {
+			includer.setIncludeWant(c.includeWant(namespace, includer.seen.include), now)
+			c.follow(includer)
 		}
 	}
+}
+
+// includes reports whether the source is built with another one.
+func (t *track) includes(other tidelock.SourceID) bool {
+	if len(t.seen.include) == 0 {
+		return false
+	}
+	_, name, _ := parseID(t.id)
+	return slices.ContainsFunc(t.seen.include, func(included string) bool {
+		return other == gitRepository.id(types.NamespacedName{Namespace: name.Namespace, Name: included})
+	})
 }
 
 // includeWant names the artifacts of included sources, in order; it is empty
@@ -412,7 +435,7 @@ func (c *Controller) observed(repo *sourcev1.GitRepository) {
 func (c *Controller) includeWant(namespace string, include []string) []string {
 	var want []string
 	for _, name := range include {
-		included := c.tracks[types.NamespacedName{Namespace: namespace, Name: name}]
+		included := c.tracks[gitRepository.id(types.NamespacedName{Namespace: namespace, Name: name})]
 		if included == nil || included.seen.artifact == "" {
 			return nil
 		}
@@ -421,27 +444,44 @@ func (c *Controller) includeWant(namespace string, include []string) []string {
 	return want
 }
 
+// relocate takes what a HelmRepository says; the zero registry stands for one
+// that is gone. The lock is held.
+func (c *Controller) relocate(id tidelock.SourceID, r registry) {
+	if r.edition == "" {
+		delete(c.registries, id)
+	} else {
+		c.registries[id] = r
+	}
+	for _, t := range c.tracks {
+		_, name, _ := parseID(t.id)
+		if t.seen.registryID(name.Namespace) == id {
+			o := t.seen
+			o.locate(r)
+			c.show(name.Namespace, t, o)
+		}
+	}
+}
+
 // vanished takes that a source is gone or about to go.
-func (c *Controller) vanished(key types.NamespacedName) {
+func (c *Controller) vanished(id tidelock.SourceID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.drop(key)
+	c.drop(id)
 }
 
 // drop forgets a source; the lock is held.
-func (c *Controller) drop(key types.NamespacedName) {
-	id := sourceID(key)
-	delete(c.tracks, key)
+func (c *Controller) drop(id tidelock.SourceID) {
+	delete(c.tracks, id)
 	delete(c.keys, id)
 	delete(c.cleaned, id)
 	delete(c.foreign, id)
 	delete(c.nudged, id)
-	c.tell(key, nil)
+	c.untell(id)
 }
 
 // follow does what a track wants after any of its methods; the lock is held.
-func (c *Controller) follow(key types.NamespacedName, t *track) {
-	c.tell(key, t)
+func (c *Controller) follow(t *track) {
+	c.tell(t)
 	if t.changed {
 		t.changed = false
 		if t.announcement != nil {
@@ -461,26 +501,30 @@ func (c *Controller) follow(key types.NamespacedName, t *track) {
 	}
 }
 
-// tell brings the feed's set of sources up to date; the lock is held. A nil
-// track is one that is no more.
-func (c *Controller) tell(key types.NamespacedName, t *track) {
-	told, known := c.told[key]
-	if t == nil || !t.ours {
-		if known {
-			delete(c.told, key)
-			if c.feed != nil {
-				c.feed.remove(told.ID)
-			}
-		}
+// tell brings the feed's set of sources up to date; the lock is held.
+func (c *Controller) tell(t *track) {
+	if !t.ours {
+		c.untell(t.id)
 		return
 	}
 	s := t.source()
-	news := !known || !told.same(s)
-	if !c.synced || c.feed == nil || !news {
+	told, known := c.told[t.id]
+	if !c.synced || c.feed == nil || known && told.same(s) {
 		return
 	}
-	c.told[key] = s
+	c.told[t.id] = s
 	c.feed.upsert(s)
+}
+
+// untell takes a source out of the feed's set; the lock is held.
+func (c *Controller) untell(id tidelock.SourceID) {
+	if _, known := c.told[id]; !known {
+		return
+	}
+	delete(c.told, id)
+	if c.feed != nil {
+		c.feed.remove(id)
+	}
 }
 
 func (c *Controller) ring() {
@@ -502,8 +546,8 @@ func (t *track) source() Source {
 	}
 	if a := t.announcement; a != nil {
 		s.LastNumber = a.Number
-		if a.spec == t.seen.spec() || a.Commit == t.seen.commit() {
-			s.LastCommit = a.Commit
+		if a.spec == t.seen.spec() || t.has(a) {
+			s.LastCommit, s.LastDigest = a.Commit, a.Digest
 		} // else it was about another ref, and is not acted on any more
 	}
 	return s
@@ -511,7 +555,7 @@ func (t *track) source() Source {
 
 // same reports whether nothing changed but what the server said itself.
 func (s Source) same(other Source) bool {
-	other.LastNumber, other.LastCommit = s.LastNumber, s.LastCommit
+	other.LastNumber, other.LastCommit, other.LastDigest = s.LastNumber, s.LastCommit, s.LastDigest
 	return s == other
 }
 

@@ -30,7 +30,9 @@ func newController(t testing.TB, receiver string) *Controller {
 	if err := c.Configure(Settings{WebhookURL: receiver}); err != nil {
 		t.Fatal(err)
 	}
-	c.SetForge(func(url string) bool { return strings.HasPrefix(url, "https://forge.example/") })
+	c.SetForge(func(kind tidelock.SourceKind, url string) bool {
+		return strings.HasPrefix(url, map[bool]string{false: "https://forge.example/", true: "oci://forge.example/"}[kind.OfImage()])
+	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var group sync.WaitGroup
 	c.running, c.synced = true, true
@@ -66,8 +68,8 @@ func take(t *testing.T, f *Feed) Changes {
 
 func TestControllerFeed(t *testing.T) {
 	c := newController(t, "")
-	c.observed(repository("site"))
-	c.observed(repository("foreign", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://other.example/team/site" }))
+	c.observed(gitRepository, repository("site"))
+	c.observed(gitRepository, repository("foreign", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://other.example/team/site" }))
 	f := c.Subscribe()
 	set := take(t, f)
 	if !set.Complete || len(set.Sources) != 1 || set.Sources[0].ID != "GitRepository/ns/site" {
@@ -77,7 +79,7 @@ func TestControllerFeed(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 
-	c.observed(repository("site", func(r *sourcev1.GitRepository) {
+	c.observed(gitRepository, repository("site", func(r *sourcev1.GitRepository) {
 		r.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "x"}
 		r.Generation++
 	}))
@@ -91,27 +93,27 @@ func TestControllerFeed(t *testing.T) {
 		"uid":       func(r *sourcev1.GitRepository) { r.UID = "other" },
 		"url":       func(r *sourcev1.GitRepository) { r.Spec.URL = "https://forge.example/team/moved" },
 	} {
-		c.observed(repository("site", change))
+		c.observed(gitRepository, repository("site", change))
 		if changes := take(t, f); changes.Complete || len(changes.Sources) != 1 {
 			t.Errorf("%s: got %+v, want one source", name, changes)
 		}
-		c.observed(repository("site"))
+		c.observed(gitRepository, repository("site"))
 		take(t, f)
 	}
 
 	// Numbers are of this object, and are told with the whole set.
-	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 9, Commit: commitA})
+	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 9, Goal: tidelock.Goal{Commit: commitA}})
 	c.Resend()
 	if set := take(t, f); !set.Complete || set.Sources[0].LastNumber != 9 || set.Sources[0].LastCommit != commitA || len(set.Progress) != 1 {
 		t.Errorf("got %+v", set)
 	}
 
 	// Another URL, a selector, a deletion: it is gone.
-	c.observed(repository("site", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://other.example/team/site" }))
+	c.observed(gitRepository, repository("site", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://other.example/team/site" }))
 	if changes := take(t, f); !slices.Equal(changes.Removals, []tidelock.SourceID{"GitRepository/ns/site"}) {
 		t.Errorf("moved away: got %+v", changes)
 	}
-	c.observed(repository("site"))
+	c.observed(gitRepository, repository("site"))
 	take(t, f)
 	if err := c.Configure(Settings{Selector: "team=blue"}); err != nil {
 		t.Fatal(err)
@@ -119,7 +121,7 @@ func TestControllerFeed(t *testing.T) {
 	if changes := take(t, f); len(changes.Removals) != 1 || len(c.Sources()) != 0 {
 		t.Errorf("selected away: got %+v", changes)
 	}
-	if c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 10, Commit: commitB}) {
+	if c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 10, Goal: tidelock.Goal{Commit: commitB}}) {
 		t.Error("an announcement of a source that is not ours was taken")
 	}
 	if err := c.Configure(Settings{}); err != nil {
@@ -129,7 +131,7 @@ func TestControllerFeed(t *testing.T) {
 		t.Errorf("selected again: got %+v", changes)
 	}
 	now := metav1.Now()
-	c.observed(repository("site", func(r *sourcev1.GitRepository) { r.DeletionTimestamp = &now }))
+	c.observed(gitRepository, repository("site", func(r *sourcev1.GitRepository) { r.DeletionTimestamp = &now }))
 	if changes := take(t, f); len(changes.Removals) != 1 {
 		t.Errorf("deleted: got %+v", changes)
 	}
@@ -146,8 +148,8 @@ func TestControllerFeed(t *testing.T) {
 // that the source was told what it is to have.
 func TestFollowingAnotherRefAsksAnew(t *testing.T) {
 	c := newController(t, "")
-	c.observed(repository("site"))
-	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 4, Commit: commitB})
+	c.observed(gitRepository, repository("site"))
+	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 4, Goal: tidelock.Goal{Commit: commitB}})
 	told := func() Source {
 		t.Helper()
 		return take(t, c.Subscribe()).Sources[0]
@@ -155,16 +157,16 @@ func TestFollowingAnotherRefAsksAnew(t *testing.T) {
 	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
 		t.Errorf("announced: told %d %s", s.LastNumber, s.LastCommit)
 	}
-	c.observed(repository("site", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://forge.example/team/site" }))
+	c.observed(gitRepository, repository("site", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://forge.example/team/site" }))
 	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
 		t.Errorf("another user in the URL: told %d %s", s.LastNumber, s.LastCommit)
 	}
 	named := func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Name: "refs/heads/x"} }
-	c.observed(repository("site", named))
+	c.observed(gitRepository, repository("site", named))
 	if s := told(); s.LastNumber != 4 || s.LastCommit != "" {
 		t.Errorf("another ref: told %d %s, want the number alone", s.LastNumber, s.LastCommit)
 	}
-	c.observed(repository("site", named, func(r *sourcev1.GitRepository) { r.Status.Artifact.Revision = revision(commitB) }))
+	c.observed(gitRepository, repository("site", named, func(r *sourcev1.GitRepository) { r.Status.Artifact.Revision = revision(commitB) }))
 	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
 		t.Errorf("another ref with the same commit: told %d %s", s.LastNumber, s.LastCommit)
 	}
@@ -176,7 +178,7 @@ func TestOversizedSourcesAreLeftOut(t *testing.T) {
 	c := newController(t, "")
 	feed := c.Subscribe()
 	long := strings.Repeat("x", 4096)
-	c.observed(repository("good"))
+	c.observed(gitRepository, repository("good"))
 	for name, change := range map[string]func(*sourcev1.GitRepository){
 		"url":      func(r *sourcev1.GitRepository) { r.Spec.URL += long },
 		"branch":   func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Branch: long} },
@@ -186,16 +188,16 @@ func TestOversizedSourcesAreLeftOut(t *testing.T) {
 		"commit":   func(r *sourcev1.GitRepository) { r.Spec.Reference = &sourcev1.GitRepositoryRef{Commit: long} },
 		"revision": func(r *sourcev1.GitRepository) { r.Status.Artifact.Revision = long },
 	} {
-		c.observed(repository(name, change))
+		c.observed(gitRepository, repository(name, change))
 	}
 	if changes := take(t, feed); len(changes.Sources) != 1 || changes.Sources[0].ID != "GitRepository/ns/good" {
 		t.Errorf("told of %d sources, want the good one alone", len(changes.Sources))
 	}
-	c.observed(repository("good", func(r *sourcev1.GitRepository) { r.Spec.URL += long }))
+	c.observed(gitRepository, repository("good", func(r *sourcev1.GitRepository) { r.Spec.URL += long }))
 	if changes := take(t, feed); len(changes.Removals) != 1 {
 		t.Errorf("grown too long: told %+v, want its removal", changes)
 	}
-	c.observed(repository("good"))
+	c.observed(gitRepository, repository("good"))
 	if changes := take(t, feed); len(changes.Sources) != 1 {
 		t.Errorf("repaired: told %+v, want it back", changes)
 	}
@@ -221,15 +223,15 @@ func TestControllerIsQuick(t *testing.T) {
 	c := newController(t, receiver)
 	for i := range sources {
 		name := fmt.Sprint("site-", i)
-		c.observed(repository(name))
-		c.setHook(sourceID(types.NamespacedName{Namespace: "ns", Name: name}), types.UID("uid of "+name), testHook)
+		c.observed(gitRepository, repository(name))
+		c.setHook(gitRepository.id(types.NamespacedName{Namespace: "ns", Name: name}), types.UID("uid of "+name), testHook)
 	}
 	f := c.Subscribe()
 	take(t, f)
 	var called []time.Duration
 	for i := range rounds {
 		id := tidelock.SourceID(fmt.Sprint("GitRepository/ns/site-", i))
-		if !c.Announce(Announcement{Source: id, Number: 1, Commit: commitB}) {
+		if !c.Announce(Announcement{Source: id, Number: 1, Goal: tidelock.Goal{Commit: commitB}}) {
 			t.Fatalf("%s is not ours", id)
 		}
 		for {

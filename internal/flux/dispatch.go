@@ -3,10 +3,11 @@ package flux
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -48,13 +49,13 @@ func (c *Controller) dispatch(ctx context.Context) {
 func (c *Controller) due(now time.Time) (ready []call, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for key, t := range c.tracks {
+	for _, t := range c.tracks {
 		if t.armed.IsZero() {
 			continue
 		}
 		if !now.Before(t.armed) {
 			t.wake(now)
-			c.follow(key, t)
+			c.follow(t)
 		}
 		if !t.armed.IsZero() && (next.IsZero() || t.armed.Before(next)) {
 			next = t.armed
@@ -66,7 +67,6 @@ func (c *Controller) due(now time.Time) (ready []call, next time.Time) {
 
 // perform makes one call and hands its outcome to the track.
 func (c *Controller) perform(ctx context.Context, job call) {
-	key, _ := sourceKey(job.source)
 	c.mu.Lock()
 	ep := c.endpoint
 	c.mu.Unlock()
@@ -80,9 +80,9 @@ func (c *Controller) perform(ctx context.Context, job call) {
 		return
 	}
 	c.mu.Lock()
-	if t := c.tracks[key]; t != nil {
+	if t := c.tracks[job.source]; t != nil {
 		t.end(job, o, time.Now())
-		c.follow(key, t)
+		c.follow(t)
 	}
 	c.mu.Unlock()
 
@@ -109,13 +109,12 @@ func (c *Controller) trigger(ctx context.Context, ep *endpoint, usable bool, job
 			c.doubt(job.source)
 		}
 	}
-	key, _ := sourceKey(job.source)
 	if o.called.IsZero() {
 		o.called = time.Now()
 	}
 	o.via = ViaAnnotation
 	o.attempts++
-	o.err = c.annotate(ctx, key, job.uid)
+	o.err = c.annotate(ctx, job.source, job.uid)
 	o.answered = time.Now()
 	c.metrics.triggered(ViaAnnotation, o.err)
 	if o.err != nil && ctx.Err() == nil {
@@ -129,45 +128,63 @@ func (c *Controller) doubt(id tidelock.SourceID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.keys, id)
-	if key, ok := sourceKey(id); ok && c.enqueue != nil {
-		c.enqueue(key)
-	}
+	c.lookAgain(id)
 }
 
 // pollSecrets looks at the Secrets of failing sources, since a Secret that
 // was repaired sends us no event.
 func (c *Controller) pollSecrets(ctx context.Context) {
 	for pause(ctx, secretPoll) {
-		for secret, sources := range c.failing() {
-			version, err := c.secretVersion(ctx, secret)
+		versions := make(map[types.NamespacedName]string)
+		for id, secrets := range c.failing() {
+			version, err := c.secretVersions(ctx, secrets, versions)
 			if err != nil {
-				c.log.DebugContext(ctx, "secret of a failing source cannot be read", "secret", secret, "error", err)
+				c.log.DebugContext(ctx, "secret of a failing source cannot be read", "source", id, "error", err)
 				continue
 			}
 			c.mu.Lock()
-			for _, key := range sources {
-				if t := c.tracks[key]; t != nil {
-					t.secretSeen(version, time.Now())
-					c.follow(key, t)
-				}
+			if t := c.tracks[id]; t != nil {
+				t.secretSeen(version, time.Now())
+				c.follow(t)
 			}
 			c.mu.Unlock()
 		}
 	}
 }
 
-// failing returns the failing sources by the Secret they need.
-func (c *Controller) failing() map[types.NamespacedName][]types.NamespacedName {
+// failing returns the failing sources and the Secrets they need.
+func (c *Controller) failing() map[tidelock.SourceID][]types.NamespacedName {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	bySecret := make(map[types.NamespacedName][]types.NamespacedName)
-	for key, t := range c.tracks {
-		if t.failing() {
-			secret := types.NamespacedName{Namespace: key.Namespace, Name: t.seen.secret}
-			bySecret[secret] = append(bySecret[secret], key)
+	secrets := make(map[tidelock.SourceID][]types.NamespacedName)
+	for id, t := range c.tracks {
+		if !t.failing() {
+			continue
+		}
+		_, source, _ := parseID(id)
+		for _, name := range t.seen.secretNames() {
+			secrets[id] = append(secrets[id], types.NamespacedName{Namespace: source.Namespace, Name: name})
 		}
 	}
-	return bySecret
+	return secrets
+}
+
+// secretVersions reads the versions of some Secrets, except those that are
+// known already.
+func (c *Controller) secretVersions(ctx context.Context, secrets []types.NamespacedName, known map[types.NamespacedName]string) (string, error) {
+	var versions []string
+	for _, secret := range secrets {
+		version, ok := known[secret]
+		if !ok {
+			var err error
+			if version, err = c.secretVersion(ctx, secret); err != nil {
+				return "", fmt.Errorf("read secret %s: %w", secret, err)
+			}
+			known[secret] = version
+		}
+		versions = append(versions, version)
+	}
+	return strings.Join(versions, " "), nil
 }
 
 // secretVersion reads the version of a Secret, without its content; a missing
@@ -193,29 +210,34 @@ const (
 	wantNoReceiver
 )
 
-func (c *Controller) wish(id tidelock.SourceID, repo *sourcev1.GitRepository) wish {
-	o := observe(repo)
+// wish says what a source is to have; false if there is no such source.
+func (c *Controller) wish(id tidelock.SourceID) (w wish, uid types.UID, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	t := c.tracks[id]
+	if t == nil {
+		return undecided, "", false
+	}
 	served, known := c.resolutions[id]
 	switch {
 	case c.matches == nil:
-		return undecided
-	case !c.belongs(&o):
-		return wantNoReceiver
+		w = undecided
+	case !t.ours:
+		w = wantNoReceiver
 	case !known:
-		return undecided
+		w = undecided
 	case served:
-		return wantReceiver
+		w = wantReceiver
+	default:
+		w = wantNoReceiver
 	}
-	return wantNoReceiver
+	return w, t.seen.uid, true
 }
 
 func (c *Controller) setHook(id tidelock.SourceID, uid types.UID, h *hook) {
-	key, _ := sourceKey(id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t := c.tracks[key]; t != nil && t.seen.uid == uid {
+	if t := c.tracks[id]; t != nil && t.seen.uid == uid {
 		t.hook = h
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,24 +42,17 @@ const (
 
 // Reconcile keeps the Secret and the Receiver of one source, or sees to it
 // that there are none.
-func (s *session) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	id := sourceID(request.NamespacedName)
-	if !s.receivers {
-		return reconcile.Result{}, nil
+func (s *session) Reconcile(ctx context.Context, id tidelock.SourceID) (reconcile.Result, error) {
+	wish, uid, ok := s.wish(id)
+	if !ok {
+		return reconcile.Result{}, nil // what belonged to a deleted source is collected with it
 	}
-	var repo sourcev1.GitRepository
-	if err := s.cache.Get(ctx, request.NamespacedName, &repo); err != nil {
-		// What belonged to a deleted source is collected with it.
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	if repo.DeletionTimestamp != nil {
-		return reconcile.Result{}, nil // what is ours goes with it
-	}
-	r := &receiverStep{session: s, repo: &repo, id: id, name: s.owner.name(repo.Name, repo.UID)}
+	kind, source, _ := parseID(id)
+	r := &receiverStep{session: s, id: id, kind: kind, source: source, uid: uid, name: s.owner.name(source.Name, uid)}
 	if err := r.find(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	switch s.wish(id, &repo) {
+	switch wish {
 	case wantReceiver:
 		return r.ensure(ctx)
 	case wantNoReceiver:
@@ -78,13 +70,15 @@ func (s *session) Reconcile(ctx context.Context, request reconcile.Request) (rec
 type receiverStep struct {
 	*session
 	id       tidelock.SourceID
-	repo     *sourcev1.GitRepository
-	name     string
+	kind     *kind
+	source   types.NamespacedName
+	uid      types.UID
+	name     string                   // of the Receiver and its Secret
 	receiver *notificationv1.Receiver // nil if there is none of ours
 }
 
 func (r *receiverStep) key() types.NamespacedName {
-	return types.NamespacedName{Namespace: r.repo.Namespace, Name: r.name}
+	return types.NamespacedName{Namespace: r.source.Namespace, Name: r.name}
 }
 
 func (r *receiverStep) find(ctx context.Context) error {
@@ -97,7 +91,7 @@ func (r *receiverStep) find(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("read receiver %s: %w", r.key(), err)
 	}
-	if r.owner.made(receiver.Labels, r.repo.UID) {
+	if r.owner.made(receiver.Labels, r.uid) {
 		r.receiver = &receiver
 	}
 	return nil
@@ -112,34 +106,34 @@ func (r *receiverStep) ensure(ctx context.Context) (reconcile.Result, error) {
 	}
 	key, err := r.ensureSecret(ctx)
 	if errors.Is(err, errForeign) {
-		r.setHook(r.id, r.repo.UID, nil)
-		if r.firstForeign(r.id, r.repo.UID) {
+		r.setHook(r.id, r.uid, nil)
+		if r.firstForeign(r.id, r.uid) {
 			r.log.WarnContext(ctx, "secret of the receiver's name is not ours; the source is triggered by annotation", "source", r.id, "secret", r.name)
 		}
 		return reconcile.Result{RequeueAfter: jitter(resyncReceivers)}, nil
 	}
 	if err != nil {
-		r.setHook(r.id, r.repo.UID, nil)
+		r.setHook(r.id, r.uid, nil)
 		return reconcile.Result{}, err
 	}
 	if r.receiver == nil || !r.asWanted() {
-		r.setHook(r.id, r.repo.UID, nil)
+		r.setHook(r.id, r.uid, nil)
 		if err := r.apply(ctx, ""); err != nil {
 			return reconcile.Result{}, err
 		}
 		return reconcile.Result{RequeueAfter: awaitReceiver}, nil
 	}
 	if !r.ready() {
-		r.setHook(r.id, r.repo.UID, nil)
+		r.setHook(r.id, r.uid, nil)
 		return r.nudge(ctx)
 	}
 	if r.receiver.Status.WebhookPath != r.receiver.GetWebhookPath(string(key)) {
 		// The path is of another key. notification-controller does not watch
 		// the Secret: it has to be told.
-		r.setHook(r.id, r.repo.UID, nil)
+		r.setHook(r.id, r.uid, nil)
 		return r.nudge(ctx)
 	}
-	r.setHook(r.id, r.repo.UID, &hook{path: r.receiver.Status.WebhookPath, key: key})
+	r.setHook(r.id, r.uid, &hook{path: r.receiver.Status.WebhookPath, key: key})
 	return reconcile.Result{RequeueAfter: jitter(resyncReceivers)}, nil
 }
 
@@ -149,7 +143,7 @@ var errForeign = errors.New("the object is not ours")
 // once and keeps its key; it is immutable, and one that is not whole is made
 // anew. One of the same name that is not ours stays untouched.
 func (r *receiverStep) ensureSecret(ctx context.Context) ([]byte, error) {
-	if key := r.rememberedKey(r.id, r.repo.UID); key != nil {
+	if key := r.rememberedKey(r.id, r.uid); key != nil {
 		return key, nil
 	}
 	var secret corev1.Secret
@@ -160,11 +154,11 @@ func (r *receiverStep) ensureSecret(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read secret %s: %w", r.key(), err)
 	}
-	if !r.owner.made(secret.Labels, r.repo.UID) {
+	if !r.owner.made(secret.Labels, r.uid) {
 		return nil, errForeign
 	}
 	if key := secret.Data[tokenKey]; secret.DeletionTimestamp == nil && len(key) == base64.RawURLEncoding.EncodedLen(tokenBytes) {
-		r.rememberKey(r.id, r.repo.UID, key)
+		r.rememberKey(r.id, r.uid, key)
 		return key, nil
 	}
 	if err := r.deleteExactly(ctx, &secret); err != nil {
@@ -182,9 +176,9 @@ func (r *receiverStep) createSecret(ctx context.Context) ([]byte, error) {
 	immutable := true
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       r.repo.Namespace,
+			Namespace:       r.source.Namespace,
 			Name:            r.name,
-			Labels:          r.owner.labelsFor(r.repo.UID),
+			Labels:          r.owner.labelsFor(r.uid),
 			OwnerReferences: []metav1.OwnerReference{r.ownerReference()},
 		},
 		Immutable: &immutable,
@@ -194,17 +188,17 @@ func (r *receiverStep) createSecret(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("create secret %s: %w", r.key(), err)
 	}
 	r.log.InfoContext(ctx, "receiver secret created", "source", r.id, "secret", r.name)
-	r.rememberKey(r.id, r.repo.UID, key)
+	r.rememberKey(r.id, r.uid, key)
 	return key, nil
 }
 
 // ownerReference does not block the owner's deletion and is not exclusive.
 func (r *receiverStep) ownerReference() metav1.OwnerReference {
 	return metav1.OwnerReference{
-		APIVersion: sourcev1.GroupVersion.String(),
-		Kind:       sourcev1.GitRepositoryKind,
-		Name:       r.repo.Name,
-		UID:        r.repo.UID,
+		APIVersion: r.kind.GroupVersion().String(),
+		Kind:       r.kind.Kind,
+		Name:       r.source.Name,
+		UID:        r.uid,
 	}
 }
 
@@ -213,9 +207,9 @@ func (r *receiverStep) spec() notificationv1.ReceiverSpec {
 		Type:     notificationv1.GenericHMACReceiver,
 		Interval: &metav1.Duration{Duration: receiverInterval},
 		Resources: []notificationv1.CrossNamespaceObjectReference{{
-			APIVersion: sourcev1.GroupVersion.String(),
-			Kind:       sourcev1.GitRepositoryKind,
-			Name:       r.repo.Name,
+			APIVersion: r.kind.GroupVersion().String(),
+			Kind:       r.kind.Kind,
+			Name:       r.source.Name,
 		}},
 		SecretRef: meta.LocalObjectReference{Name: r.name},
 	}
@@ -230,7 +224,7 @@ func (r *receiverStep) asWanted() bool {
 		return false
 	}
 	for _, reference := range r.receiver.OwnerReferences {
-		if reference.UID == r.repo.UID {
+		if reference.UID == r.uid {
 			return true
 		}
 	}
@@ -275,9 +269,9 @@ func (r *receiverStep) apply(ctx context.Context, requestedAt string) error {
 	}
 	object := &unstructured.Unstructured{Object: map[string]any{"spec": fields}}
 	object.SetGroupVersionKind(notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind))
-	object.SetNamespace(r.repo.Namespace)
+	object.SetNamespace(r.source.Namespace)
 	object.SetName(r.name)
-	object.SetLabels(r.owner.labelsFor(r.repo.UID))
+	object.SetLabels(r.owner.labelsFor(r.uid))
 	object.SetOwnerReferences([]metav1.OwnerReference{r.ownerReference()})
 	if requestedAt != "" {
 		object.SetAnnotations(map[string]string{meta.ReconcileRequestAnnotation: requestedAt})
@@ -301,8 +295,8 @@ func (r *receiverStep) apply(ctx context.Context, requestedAt string) error {
 // remove deletes the Secret, then the Receiver: a Receiver that is left over
 // is found again, a Secret would not be.
 func (r *receiverStep) remove(ctx context.Context) (reconcile.Result, error) {
-	r.setHook(r.id, r.repo.UID, nil)
-	if r.receiver == nil && r.clean(r.id, r.repo.UID) {
+	r.setHook(r.id, r.uid, nil)
+	if r.receiver == nil && r.clean(r.id, r.uid) {
 		return reconcile.Result{}, nil
 	}
 	r.forgetKey(r.id)
@@ -311,13 +305,13 @@ func (r *receiverStep) remove(ctx context.Context) (reconcile.Result, error) {
 	if client.IgnoreNotFound(err) != nil {
 		return reconcile.Result{}, fmt.Errorf("read secret %s: %w", r.key(), err)
 	}
-	if err == nil && r.owner.made(secret.Labels, r.repo.UID) {
+	if err == nil && r.owner.made(secret.Labels, r.uid) {
 		if err := r.deleteExactly(ctx, &secret); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
 	if r.receiver == nil {
-		r.setClean(r.id, r.repo.UID)
+		r.setClean(r.id, r.uid)
 		return reconcile.Result{}, nil
 	}
 	if r.receiver.DeletionTimestamp != nil {
@@ -343,7 +337,7 @@ func (r *receiverStep) deleteExactly(ctx context.Context, object client.Object) 
 // awaitDeletion waits for a Receiver to go; notification-controller has a
 // finalizer on it, and it alone may take that off.
 func (r *receiverStep) awaitDeletion() (reconcile.Result, error) {
-	r.setHook(r.id, r.repo.UID, nil)
+	r.setHook(r.id, r.uid, nil)
 	since := time.Since(r.receiver.DeletionTimestamp.Time)
 	if since >= stuckAfter {
 		r.reportStuck(r.id, r.key(), r.receiver.UID)
@@ -354,7 +348,8 @@ func (r *receiverStep) awaitDeletion() (reconcile.Result, error) {
 
 // annotate asks Flux for a reconciliation by annotating the source itself.
 // The uid makes sure that a deleted source is not made again.
-func (c *Controller) annotate(ctx context.Context, key types.NamespacedName, uid string) error {
+func (c *Controller) annotate(ctx context.Context, id tidelock.SourceID, uid types.UID) error {
+	kind, source, _ := parseID(id)
 	select {
 	case c.annotating <- struct{}{}:
 		defer func() { <-c.annotating }()
@@ -364,10 +359,10 @@ func (c *Controller) annotate(ctx context.Context, key types.NamespacedName, uid
 	ctx, cancel := context.WithTimeout(ctx, annotateTimeout)
 	defer cancel()
 	object := &unstructured.Unstructured{}
-	object.SetGroupVersionKind(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind))
-	object.SetNamespace(key.Namespace)
-	object.SetName(key.Name)
-	object.SetUID(types.UID(uid))
+	object.SetGroupVersionKind(kind.GroupVersionKind)
+	object.SetNamespace(source.Namespace)
+	object.SetName(source.Name)
+	object.SetUID(uid)
 	object.SetAnnotations(map[string]string{meta.ReconcileRequestAnnotation: requestStamp(time.Now())})
 	// Whoever asked last for a reconciliation holds the annotation, so it has
 	// to be taken.

@@ -1,12 +1,16 @@
 package flux
 
-import "testing"
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // TestReceiverNamesVersions makes the Receiver of a source say of which version
 // each of its resources is: versions of notification-controller differ in what
 // they take for granted.
 func TestReceiverNamesVersions(t *testing.T) {
-	step := &receiverStep{repo: repository("site"), name: "site-x"}
+	step := &receiverStep{kind: gitRepository, source: types.NamespacedName{Namespace: "ns", Name: "site"}, name: "site-x"}
 	resources := step.spec().Resources
 	if len(resources) != 1 {
 		t.Fatalf("got %d resources, want 1", len(resources))

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -25,13 +28,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
+	"tidelock.dev"
 )
 
 const (
@@ -43,19 +43,35 @@ const (
 	stopTimeout     = 3 * time.Second
 )
 
-// An installation is which of Flux's APIs the cluster serves.
+// An installation is what of Flux's APIs the cluster serves and we may read.
 type installation struct {
-	sources   bool
+	kinds     []*kind // of sources
 	receivers bool
+	refused   []string // resources that are served, and not to us
+}
+
+func (i installation) same(other installation) bool {
+	return slices.Equal(i.kinds, other.kinds) && i.receivers == other.receivers && slices.Equal(i.refused, other.refused)
 }
 
 // missing says in a sentence what is not there; empty if all is.
 func (i installation) missing() string {
 	switch {
-	case !i.sources:
-		return "Flux is not installed: the cluster does not serve GitRepository of " + sourcev1.GroupVersion.String()
+	case len(i.refused) > 0:
+		return "the agent may not watch " + strings.Join(i.refused, ", ") + ": apply the manifests of this version of the agent"
+	case len(i.kinds) == 0:
+		return "Flux is not installed: the cluster serves no sources of " + sourcev1.GroupVersion.String()
 	case !i.receivers:
 		return "notification-controller is not installed: sources are triggered by annotation"
+	}
+	var absent []string
+	for _, k := range kinds {
+		if !slices.Contains(i.kinds, k) {
+			absent = append(absent, k.Kind)
+		}
+	}
+	if len(absent) > 0 {
+		return "the cluster does not serve " + strings.Join(absent, ", ") + " of " + sourcev1.GroupVersion.String()
 	}
 	return ""
 }
@@ -75,7 +91,7 @@ func (c *Controller) watch(ctx context.Context) {
 			c.setInstallation(found)
 			warn(found.missing())
 		}
-		if found.sources {
+		if len(found.kinds) > 0 {
 			started := time.Now()
 			err = c.runSession(ctx, found)
 			if time.Since(started) > syncTimeout {
@@ -90,44 +106,101 @@ func (c *Controller) watch(ctx context.Context) {
 	}
 }
 
-// discover asks the API server what it serves.
+// discover asks the API server what it serves, and to us.
 func (c *Controller) discover(ctx context.Context) (found installation, err error) {
-	found.sources, err = c.serves(ctx, sourcev1.GroupVersion, "gitrepositories")
-	if err != nil || !found.sources {
-		return installation{}, err
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	served := make(map[schema.GroupVersion][]string)
+	usable := func(version schema.GroupVersion, resources ...string) (bool, error) {
+		if _, known := served[version]; !known {
+			if served[version], err = c.resources(ctx, version); err != nil {
+				return false, err
+			}
+		}
+		for _, resource := range resources {
+			if !slices.Contains(served[version], resource) {
+				return false, nil
+			}
+		}
+		for _, resource := range resources {
+			may, err := c.mayWatch(ctx, version.Group, resource)
+			if err != nil {
+				return false, err
+			}
+			if !may {
+				found.refused = append(found.refused, resource)
+				return false, nil
+			}
+		}
+		return true, nil
 	}
-	found.receivers, err = c.serves(ctx, notificationv1.GroupVersion, "receivers")
+	for _, k := range kinds {
+		ok, err := usable(k.GroupVersion(), append([]string{k.resource}, k.needs...)...)
+		if err != nil {
+			return installation{}, err
+		}
+		if ok {
+			found.kinds = append(found.kinds, k)
+		}
+	}
+	if len(found.kinds) == 0 {
+		return found, nil
+	}
+	found.receivers, err = usable(notificationv1.GroupVersion, "receivers")
 	return found, err
 }
 
-func (c *Controller) serves(ctx context.Context, version schema.GroupVersion, resource string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
-	defer cancel()
+// resources lists what the API server serves of a version, none if it does
+// not know it.
+func (c *Controller) resources(ctx context.Context, version schema.GroupVersion) ([]string, error) {
 	var list metav1.APIResourceList
 	err := c.discovery.RESTClient().Get().AbsPath("/apis", version.Group, version.Version).Do(ctx).Into(&list)
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("ask the API server for %s: %w", version, err)
+		return nil, fmt.Errorf("ask the API server for %s: %w", version, err)
 	}
+	var names []string
 	for _, r := range list.APIResources {
-		if r.Name == resource {
-			return true, nil
+		names = append(names, r.Name)
+	}
+	return names, nil
+}
+
+// mayWatch asks the API server if we may list and watch a resource. Rights
+// come with the agent's manifests, which may be older than the agent: a kind
+// that is not ours to see must not keep the others waiting.
+func (c *Controller) mayWatch(ctx context.Context, group, resource string) (bool, error) {
+	for _, verb := range []string{"list", "watch"} {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Group: group, Resource: resource, Verb: verb},
+		}}
+		err := c.client.Create(ctx, review)
+		if apierrors.IsForbidden(err) {
+			return true, nil // we may not even ask; the watch will tell
+		}
+		if err != nil {
+			return false, fmt.Errorf("ask the API server if %s may be watched: %w", resource, err)
+		}
+		if !review.Status.Allowed {
+			return false, nil
 		}
 	}
-	return false, nil
+	return true, nil
 }
 
 func (c *Controller) setInstallation(found installation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.status.Installed = found.sources
+	c.status.Installed = len(found.kinds) > 0
 	c.status.Detail = found.missing()
-	if !found.sources {
-		for key := range c.tracks {
-			c.drop(key)
+	for id := range c.tracks {
+		if k, _, _ := parseID(id); !slices.Contains(found.kinds, k) {
+			c.drop(id)
 		}
+	}
+	if len(found.kinds) == 0 {
 		c.setSynced()
 	}
 }
@@ -152,28 +225,32 @@ func (c *Controller) setSynced() {
 // A session is the time in which one installation of Flux stays as it is.
 type session struct {
 	*Controller
-	cache     cache.Cache
-	receivers bool          // Receivers exist
-	missing   chan struct{} // has an entry if a watch found its kind gone
+	installation
+	cache   cache.Cache
+	adopted chan struct{} // closed when the set of sources is known
+	missing chan struct{} // has an entry if a watch found its kind gone
 
-	failedAt time.Time // when a watch broke last; guarded by the Controller's mutex
+	present  map[tidelock.SourceID]bool // what there was at the beginning; guarded by the Controller's mutex
+	failedAt time.Time                  // when a watch broke last; likewise
 }
 
 // runSession watches Flux until ctx is done, the installation changes, or the
 // watching fails.
 func (c *Controller) runSession(ctx context.Context, found installation) error {
-	s := &session{Controller: c, receivers: found.receivers, missing: make(chan struct{}, 1)}
+	s := &session{
+		Controller:   c,
+		installation: found,
+		adopted:      make(chan struct{}),
+		missing:      make(chan struct{}, 1),
+		present:      make(map[tidelock.SourceID]bool),
+	}
 	m, err := s.newManager()
 	if err != nil {
 		return err
 	}
-	informer, err := s.cache.GetInformer(ctx, &sourcev1.GitRepository{}, cache.BlockUntilSynced(false))
+	synced, err := s.watchAll(ctx)
 	if err != nil {
-		return fmt.Errorf("watch sources: %w", err)
-	}
-	registration, err := informer.AddEventHandler(s.events())
-	if err != nil {
-		return fmt.Errorf("watch sources: %w", err)
+		return err
 	}
 
 	ctx, stop := context.WithCancelCause(ctx)
@@ -187,12 +264,10 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 		<-done
 		s.end()
 	}()
-	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
 		return context.Cause(ctx)
 	}
-	if err := s.adopt(ctx); err != nil {
-		return err
-	}
+	s.adopt()
 	c.log.InfoContext(ctx, "watching Flux", "sources", c.Status().Sources, "receivers", found.receivers)
 	poll := presentPoll
 	if found.missing() != "" {
@@ -202,7 +277,7 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 		now, err := c.discover(ctx)
 		switch {
 		case err != nil:
-		case now != found:
+		case !now.same(found):
 			c.log.InfoContext(ctx, "the installation of Flux has changed")
 			return nil
 		case s.quietFor(2 * poll):
@@ -230,8 +305,12 @@ func (s *session) wait(ctx context.Context, poll time.Duration) bool {
 func restMapper() apimeta.RESTMapper {
 	mapper := apimeta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), apimeta.RESTScopeNamespace)
-	mapper.Add(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), apimeta.RESTScopeNamespace)
+	mapper.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), apimeta.RESTScopeRoot)
+	mapper.Add(sourcev1.GroupVersion.WithKind(sourcev1.HelmRepositoryKind), apimeta.RESTScopeNamespace)
 	mapper.Add(notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind), apimeta.RESTScopeNamespace)
+	for _, k := range kinds {
+		mapper.Add(k.GroupVersionKind, apimeta.RESTScopeNamespace)
+	}
 	return mapper
 }
 
@@ -262,27 +341,35 @@ func (s *session) newManager() (manager.Manager, error) {
 		return nil, fmt.Errorf("make a manager: %w", err)
 	}
 	s.cache = m.GetCache()
-	build := builder.ControllerManagedBy(m).
+	if !s.receivers {
+		return m, nil
+	}
+	err = builder.TypedControllerManagedBy[tidelock.SourceID](m).
 		Named("receiver").
-		For(&sourcev1.GitRepository{}, builder.WithPredicates(
-			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
-		WatchesRawSource(source.Func(s.takeQueue)).
-		WithLogConstructor(func(request *reconcile.Request) logr.Logger {
+		Watches(&notificationv1.Receiver{}, handler.TypedEnqueueRequestsFromMapFunc(sourcesOf)).
+		WatchesRawSource(s).
+		WithLogConstructor(func(id *tidelock.SourceID) logr.Logger {
 			logger := s.quietLog()
-			if request != nil {
-				logger = logger.WithValues("source", sourceID(request.NamespacedName))
+			if id != nil {
+				logger = logger.WithValues("source", *id)
 			}
 			return logger
 		}).
-		WithOptions(controller.Options{})
-	if s.receivers {
-		build = build.Watches(&notificationv1.Receiver{},
-			handler.EnqueueRequestForOwner(scheme, restMapper(), &sourcev1.GitRepository{}))
-	}
-	if err := build.Complete(s); err != nil {
+		Complete(s)
+	if err != nil {
 		return nil, fmt.Errorf("make the receivers' controller: %w", err)
 	}
 	return m, nil
+}
+
+// sourcesOf names the sources that a Receiver belongs to.
+func sourcesOf(_ context.Context, receiver client.Object) (ids []tidelock.SourceID) {
+	for _, owner := range receiver.GetOwnerReferences() {
+		if k := kindOf(tidelock.SourceKind(owner.Kind)); k != nil && owner.APIVersion == k.GroupVersion().String() {
+			ids = append(ids, k.id(types.NamespacedName{Namespace: receiver.GetNamespace(), Name: owner.Name}))
+		}
+	}
+	return ids
 }
 
 // quietLog is for controller-runtime, whose information is our debugging.
@@ -290,54 +377,113 @@ func (s *session) quietLog() logr.Logger {
 	return logr.FromSlogHandler(s.log.Handler()).V(int(slog.LevelInfo - slog.LevelDebug))
 }
 
-// takeQueue lets the Controller ask for reconciliations.
-func (s *session) takeQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+// Start lets the Controller ask for reconciliations.
+func (s *session) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[tidelock.SourceID]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.enqueue = func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) }
+	s.enqueue = queue.Add
+	for id := range s.tracks {
+		queue.Add(id)
+	}
 	return nil
 }
 
-// events is the direct way from a watch event to the source's track.
-func (s *session) events() toolscache.ResourceEventHandler {
-	observed := func(object any) {
-		if repo, ok := object.(*sourcev1.GitRepository); ok {
-			s.observed(repo)
-		}
+// WaitForSync holds reconciliations back until it is known of every source
+// whether it is the forge's: before, a chart may lack its HelmRepository.
+func (s *session) WaitForSync(ctx context.Context) error {
+	select {
+	case <-s.adopted:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    observed,
-		UpdateFunc: func(_, object any) { observed(object) },
-		DeleteFunc: func(object any) {
-			if unknown, ok := object.(toolscache.DeletedFinalStateUnknown); ok {
-				object = unknown.Obj
+}
+
+// watchAll has tracks told of every change of their sources. What it returns
+// say whether all has been told that there is.
+func (s *session) watchAll(ctx context.Context) (synced []toolscache.InformerSynced, err error) {
+	for _, k := range s.kinds {
+		has, err := s.watchKind(ctx, k.object,
+			func(object client.Object) { s.observed(k, object) },
+			func(name types.NamespacedName) { s.vanished(k.id(name)) },
+			k.id)
+		if err != nil {
+			return nil, err
+		}
+		synced = append(synced, has)
+	}
+	if !slices.Contains(s.kinds, helmChart) {
+		return synced, nil
+	}
+	has, err := s.watchKind(ctx, &sourcev1.HelmRepository{},
+		func(object client.Object) {
+			s.registryObserved(client.ObjectKeyFromObject(object), readRegistry(object.(*sourcev1.HelmRepository)))
+		},
+		func(name types.NamespacedName) { s.registryObserved(name, registry{}) },
+		registryID)
+	return append(synced, has), err
+}
+
+// watchKind is the direct way from a watch event to what wants to know.
+func (s *session) watchKind(ctx context.Context, object client.Object, observed func(client.Object), vanished func(types.NamespacedName), id func(types.NamespacedName) tidelock.SourceID) (toolscache.InformerSynced, error) {
+	informer, err := s.cache.GetInformer(ctx, object, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watch %T: %w", object, err)
+	}
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(added any, initial bool) {
+			object := added.(client.Object)
+			if initial {
+				s.note(id(client.ObjectKeyFromObject(object)))
 			}
-			if repo, ok := object.(*sourcev1.GitRepository); ok {
-				s.vanished(client.ObjectKeyFromObject(repo))
+			observed(object)
+		},
+		UpdateFunc: func(_, updated any) { observed(updated.(client.Object)) },
+		DeleteFunc: func(deleted any) {
+			if unknown, ok := deleted.(toolscache.DeletedFinalStateUnknown); ok {
+				deleted = unknown.Obj
+			}
+			if object, ok := deleted.(client.Object); ok {
+				vanished(client.ObjectKeyFromObject(object))
 			}
 		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch %T: %w", object, err)
 	}
+	return registration.HasSynced, nil
+}
+
+func (s *session) registryObserved(name types.NamespacedName, r registry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.relocate(registryID(name), r)
+}
+
+// note takes that something is there at the beginning of the session.
+func (s *session) note(id tidelock.SourceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.present[id] = true
 }
 
 // adopt drops what an earlier session knew and this one does not.
-func (s *session) adopt(ctx context.Context) error {
-	var list sourcev1.GitRepositoryList
-	if err := s.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list sources: %w", err)
-	}
-	present := make(map[types.NamespacedName]bool, len(list.Items))
-	for i := range list.Items {
-		present[client.ObjectKeyFromObject(&list.Items[i])] = true
-	}
+func (s *session) adopt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key := range s.tracks {
-		if !present[key] {
-			s.drop(key)
+	for id := range s.registries {
+		if !s.present[id] {
+			s.relocate(id, registry{})
 		}
 	}
+	for id := range s.tracks {
+		if !s.present[id] {
+			s.drop(id)
+		}
+	}
+	s.present = nil
 	s.setSynced()
-	return nil
+	close(s.adopted)
 }
 
 // end takes back what the session gave the Controller.

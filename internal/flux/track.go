@@ -1,11 +1,13 @@
 package flux
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"tidelock.dev"
 )
 
@@ -23,19 +25,18 @@ const (
 	unseenAfter    = 5 * time.Second
 	unhandledAfter = 30 * time.Second
 
-	// regressGrace is how long an artifact may differ from the commit it
-	// already had: Flux may have fetched a later push before its announcement.
+	// regressGrace is how long an artifact may differ from what was
+	// announced and already there: Flux may have fetched a later push before its announcement.
 	regressGrace = time.Second
 )
 
-// An Announcement says what the head of a source's ref is now.
+// An Announcement says what a source should have now.
 type Announcement struct {
 	Source  tidelock.SourceID
 	Number  int64
 	Project tidelock.ProjectID
-	Ref     tidelock.RefName
-	Commit  tidelock.CommitID
-	Gone    bool // the ref was deleted
+	tidelock.Goal
+	Gone bool // the ref was deleted
 }
 
 // Via is how Flux was asked.
@@ -56,7 +57,7 @@ type Progress struct {
 	Called   time.Duration // the first request left
 	Answered time.Duration // and was answered
 	Handled  time.Duration // Flux acted on it
-	Fetched  time.Duration // the artifact is the commit
+	Fetched  time.Duration // the artifact is what was announced
 	Via      Via           // of the last request
 	Attempts int
 }
@@ -67,7 +68,7 @@ type hook struct {
 	key  []byte
 }
 
-// A track follows one GitRepository: what Flux shows, what the server wants,
+// A track follows one source: what Flux shows, what the server wants,
 // and the one request that is meant to bring them together. Its methods are
 // the inputs; each ends in settle, which looks only at the present state, so
 // that no input may be missed for good. A track is guarded by its Controller,
@@ -95,7 +96,7 @@ type track struct {
 	regressedAt  time.Time
 	resumed      bool // was suspended while something was wanted
 
-	secretVersion string // of spec.secretRef, polled while failing
+	secretVersion string // of the Secrets it is fetched with, polled while failing
 
 	armed time.Time // the deadline that the Controller has seen
 }
@@ -121,7 +122,7 @@ type request struct {
 // call describes a request to be made.
 type call struct {
 	source   tidelock.SourceID
-	uid      string
+	uid      types.UID
 	hook     *hook // nil: by annotation
 	announce Announcement
 	request  *request
@@ -186,14 +187,14 @@ func (t *track) observe(o observation, now time.Time) {
 		t.announcement, t.request, t.hook, t.changed = nil, nil, nil, false
 		t.calm()
 	}
-	if before.secret != o.secret {
+	if !slices.Equal(before.secretNames(), o.secretNames()) {
 		t.secretVersion = ""
 	}
-	if o.generation != before.generation && t.failures > 0 {
+	if o.edited(&before) && t.failures > 0 {
 		t.again()
 	}
 	if a := t.announcement; a != nil {
-		switch live := o.commit() == a.Commit && !a.Gone; {
+		switch live := t.has(a); {
 		case live && a.progress.Fetched == 0:
 			a.progress.Fetched = a.since(now)
 		case !live && a.progress.State != tidelock.Converged:
@@ -211,7 +212,7 @@ func (t *track) setIncludeWant(want []string, now time.Time) {
 	}
 }
 
-// secretSeen takes the version of the Secret that Flux reads the source with.
+// secretSeen takes the version of the Secrets that Flux fetches the source with.
 func (t *track) secretSeen(version string, now time.Time) {
 	known := t.secretVersion
 	t.secretVersion = version
@@ -224,7 +225,7 @@ func (t *track) secretSeen(version string, now time.Time) {
 // begin starts the wanted call.
 func (t *track) begin() call {
 	t.wanted, t.calling, t.resumed = false, true, false
-	c := call{source: t.id, uid: string(t.seen.uid), hook: t.hook}
+	c := call{source: t.id, uid: t.seen.uid, hook: t.hook}
 	if t.annotate {
 		c.hook = nil
 	}
@@ -239,7 +240,7 @@ func (t *track) begin() call {
 // end takes the outcome of the call.
 func (t *track) end(c call, o outcome, now time.Time) {
 	t.calling = false
-	if c.uid != string(t.seen.uid) {
+	if c.uid != t.seen.uid {
 		t.settle(now)
 		return
 	}
@@ -294,8 +295,8 @@ func (t *track) wake(now time.Time) {
 	}
 	if !t.regressedAt.IsZero() && now.Sub(t.regressedAt) >= regressGrace {
 		t.regressedAt = time.Time{}
-		if a := t.announcement; a != nil && a.progress.State == tidelock.Converged && t.seen.commit() != a.Commit {
-			t.report(tidelock.Failed, fmt.Sprintf("Flux went from %s to %q", a.Commit, t.seen.revision))
+		if a := t.announcement; a != nil && a.progress.State == tidelock.Converged && !t.has(a) {
+			t.report(tidelock.Failed, fmt.Sprintf("Flux went from %s to %q", a.want(), t.seen.revision))
 			t.request = nil
 		}
 	}
@@ -335,7 +336,7 @@ func (t *track) settle(now time.Time) {
 	pending := t.calling || t.request != nil && !t.request.handled
 	switch {
 	case !moved && !includes && !pending:
-		if a != nil && !a.Gone && t.seen.commit() == a.Commit {
+		if a != nil && t.has(a) {
 			if a.progress.Fetched == 0 {
 				a.progress.Fetched = 1
 			}
@@ -343,7 +344,7 @@ func (t *track) settle(now time.Time) {
 		}
 		t.calm()
 	case t.seen.suspended:
-		if moved && t.seen.commit() != a.Commit {
+		if moved && !t.has(a) {
 			t.report(tidelock.Parked, "the source is suspended")
 		}
 		t.resumed = t.resumed || moved || includes
@@ -373,8 +374,13 @@ func (t *track) unasked(moved, includes bool) bool {
 		includes && !slices.Equal(r.include, t.includeWant)
 }
 
-// headMissing reports whether the source is to be brought to the announced
-// commit. A request in flight counts: what Flux shows may be about to change
+// has reports whether the source is where the announcement wants it.
+func (t *track) has(a *announcement) bool {
+	return tidelock.ParseRevision(t.id.Kind(), t.seen.revision).Meets(a.Goal)
+}
+
+// headMissing reports whether the source is to be brought to what was
+// announced. A request in flight counts: what Flux shows may be about to change
 // to what an older request found.
 func (t *track) headMissing(now time.Time) bool {
 	regressedAt := t.regressedAt
@@ -383,7 +389,7 @@ func (t *track) headMissing(now time.Time) bool {
 	switch {
 	case a == nil || a.Gone || !t.ours:
 		return false
-	case t.seen.commit() == a.Commit:
+	case t.has(a):
 		return t.calling && (t.request == nil || t.request.number < a.Number) ||
 			t.request != nil && !t.request.handled
 	case a.spec != t.seen.spec():
@@ -419,11 +425,11 @@ func (t *track) judge(moved bool, now time.Time) {
 	case t.seen.failure != "":
 		t.report(tidelock.Failed, t.seen.failure)
 	case t.failures > 1 || a.progress.State == tidelock.Failed:
-		t.report(tidelock.Failed, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.Commit))
+		t.report(tidelock.Failed, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.want()))
 	default:
 		// Flux has fetched something else without trouble: likely a later
 		// push, whose announcement is on its way.
-		t.report(tidelock.Handled, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.Commit))
+		t.report(tidelock.Handled, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.want()))
 	}
 }
 
@@ -455,9 +461,9 @@ func (t *track) calm() {
 }
 
 // failing reports whether Flux could not fetch, so that a change of the
-// source's Secret may be the repair.
+// source's Secrets may be the repair.
 func (t *track) failing() bool {
-	return t.ours && t.seen.failure != "" && t.failures > 0 && t.seen.secret != "" && !t.seen.suspended
+	return t.ours && t.seen.failure != "" && t.failures > 0 && len(t.seen.secretNames()) > 0 && !t.seen.suspended
 }
 
 // unhandledAfter grows with the failures.
@@ -469,6 +475,14 @@ func (t *track) unhandledAfter() time.Duration {
 // after that have other reasons.
 func (a *announcement) open() bool {
 	return a.progress.State != tidelock.Converged && a.progress.State != tidelock.Gone
+}
+
+// want is what was announced in the words of Flux.
+func (a *announcement) want() string {
+	if tag, ok := a.Ref.Tag(); ok && a.Digest != "" {
+		return tag + "@" + string(a.Digest)
+	}
+	return cmp.Or(string(a.Digest), string(a.Commit))
 }
 
 // since is how long after its arrival something happened; never zero.

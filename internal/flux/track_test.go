@@ -67,7 +67,7 @@ func (s *story) show(change func(*observation)) *story {
 }
 
 func (s *story) announce(number int64, commit tidelock.CommitID) *story {
-	s.track.announce(Announcement{Source: s.track.id, Number: number, Commit: commit, Gone: commit == ""}, s.now)
+	s.track.announce(Announcement{Source: s.track.id, Number: number, Goal: tidelock.Goal{Commit: commit}, Gone: commit == ""}, s.now)
 	return s
 }
 
@@ -237,7 +237,7 @@ func TestTrackHandledWithAnotherCommit(t *testing.T) {
 func TestTrackRetriesAtOnceWhenTheCauseMayBeGone(t *testing.T) {
 	failed := func(t *testing.T) *story {
 		s := newStory(t)
-		s.shown.secret = "credentials"
+		s.shown.secrets = []string{"credentials"}
 		s.show(func(*observation) {}).announce(1, commitB).calls().handles("").is(tidelock.Failed)
 		for range 6 {
 			s.pass(time.Hour).calls().handles("")
@@ -403,26 +403,5 @@ func TestTrackInclude(t *testing.T) {
 	}
 	if calls < 6 || calls > 60 {
 		t.Errorf("called %d times in 6 h", calls)
-	}
-}
-
-func TestCommitOf(t *testing.T) {
-	for revision, want := range map[string]tidelock.CommitID{
-		"main@sha1:" + string(commitA):                  commitA,
-		"sha1:" + string(commitA):                       commitA,
-		"refs/heads/a@b@sha1:" + string(commitA):        commitA,
-		"v1.0@sha256:" + strings.Repeat("d", 64):        tidelock.CommitID(strings.Repeat("d", 64)),
-		"":                                              "",
-		"main":                                          "",
-		"main@sha1:abc":                                 "",
-		"main@sha1:" + strings.Repeat("A", 40):          "",
-		"main@md5:" + string(commitA):                   "",
-		"main@sha256:" + string(commitA):                "",
-		"main/" + string(commitA):                       "",
-		"main@sha1:" + strings.Repeat("a", 40) + "\x00": "",
-	} {
-		if got := CommitOf(revision); got != want {
-			t.Errorf("%q: got %q, want %q", revision, got, want)
-		}
 	}
 }

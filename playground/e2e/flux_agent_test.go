@@ -68,7 +68,7 @@ func startFluxOn(t *testing.T, config *rest.Config, id tidelock.AgentID, setting
 	if err := controller.Configure(settings); err != nil {
 		t.Fatal(err)
 	}
-	controller.SetForge(func(url string) bool {
+	controller.SetForge(func(_ tidelock.SourceKind, url string) bool {
 		for _, prefix := range prefixes {
 			if strings.HasPrefix(url, prefix) {
 				return true
@@ -159,7 +159,7 @@ func (a *fluxAgent) awaitSource(t *testing.T, id tidelock.SourceID) {
 func (a *fluxAgent) announce(t *testing.T, id tidelock.SourceID, commit string) int64 {
 	t.Helper()
 	n := a.numbers.Add(1)
-	if !a.Announce(flux.Announcement{Source: id, Number: n, Project: 1, Ref: "refs/heads/main", Commit: tidelock.CommitID(commit)}) {
+	if !a.Announce(flux.Announcement{Source: id, Number: n, Project: 1, Goal: tidelock.Goal{Ref: "refs/heads/main", Commit: tidelock.CommitID(commit)}}) {
 		t.Fatalf("announced %s, which the agent does not know", id)
 	}
 	return n
@@ -239,7 +239,7 @@ func awaitCommit(t *testing.T, c *e2e.System, repo *sourcev1.GitRepository, comm
 		if err := c.Client.Get(ctx, client.ObjectKeyFromObject(repo), repo); err != nil {
 			return err
 		}
-		if repo.Status.Artifact == nil || string(flux.CommitOf(repo.Status.Artifact.Revision)) != commit {
+		if repo.Status.Artifact == nil || !isCommit(repo.Status.Artifact.Revision, commit) {
 			return fmt.Errorf("artifact is %+v, want commit %s", repo.Status.Artifact, commit)
 		}
 		return nil
@@ -496,4 +496,9 @@ func withPassword(t *testing.T, behind, password string) string {
 		}
 		proxy.ServeHTTP(w, r)
 	})) + target.Path
+}
+
+// isCommit reports whether a revision of a GitRepository is that commit.
+func isCommit(revision, commit string) bool {
+	return tidelock.ParseRevision(tidelock.GitRepository, revision).Meets(tidelock.Goal{Commit: tidelock.CommitID(commit)})
 }

@@ -199,7 +199,7 @@ func TestFluxRepairsItsObjects(t *testing.T) {
 		if _, known := a.source(id); known {
 			t.Error("the source is still in the set")
 		}
-		if a.Announce(flux.Announcement{Source: id, Number: 1000, Commit: tidelock.CommitID(strings.Repeat("0", 40))}) {
+		if a.Announce(flux.Announcement{Source: id, Number: 1000, Goal: tidelock.Goal{Commit: tidelock.CommitID(strings.Repeat("0", 40))}}) {
 			t.Error("an announcement of a deleted source was taken")
 		}
 		err := c.Client.Get(t.Context(), client.ObjectKeyFromObject(repo), repo)
@@ -239,7 +239,7 @@ func TestFluxInclude(t *testing.T) {
 			return err
 		}
 		included := topRepo.Status.IncludedArtifacts
-		if len(included) != 1 || string(flux.CommitOf(included[0].Revision)) != commit {
+		if len(included) != 1 || !isCommit(included[0].Revision, commit) {
 			return fmt.Errorf("included: %+v, want %s", included, commit)
 		}
 		return nil
