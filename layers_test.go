@@ -43,6 +43,7 @@ var layer = map[string]int{
 	"internal/explain":         3,
 	"internal/gitlabapi":       3,
 	"internal/gitserver":       3,
+	"internal/ociserver":       3,
 	"internal/store/storetest": 3,
 	"internal/webhook":         3,
 
@@ -64,6 +65,7 @@ var only = map[string][]string{
 	"modernc.org/sqlite":                  {"internal/store"},
 	"github.com/jackc/pgx/":               {"internal/store", "internal/store/storetest"},
 	"github.com/hashicorp/golang-lru/":    {"internal/limit"},
+	"github.com/distribution/":            {"internal/registry"},
 	"database/sql":                        {"internal/store", "internal/store/storetest"},
 	"github.com/spf13/cobra":              {"cmd/tidelock"},
 	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
@@ -73,7 +75,7 @@ var only = map[string][]string{
 // serverSide is what has no business in a cluster.
 var serverSide = []string{
 	"internal/forge", "internal/store", "internal/bus", "internal/gitrepo", "internal/registry",
-	"internal/gitserver", "internal/gitlabapi", "internal/agentserver", "internal/delivery",
+	"internal/gitserver", "internal/gitlabapi", "internal/agentserver", "internal/delivery", "internal/ociserver",
 	"internal/webhook", "internal/explain", "internal/console", "internal/server",
 	"github.com/nats-io", "modernc.org/sqlite", "github.com/jackc/pgx",
 }

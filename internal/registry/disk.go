@@ -1,0 +1,229 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+)
+
+// A disk is a medium in a folder. Unlike distribution's own it makes durable
+// only what somebody is told of, which spares most of the waiting for the disk
+// that a push is made of.
+type disk struct{ dir string }
+
+func openDisk(dir string) (*disk, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the registry: %w", err)
+	}
+	return &disk{dir}, nil
+}
+
+func (d *disk) full(path string) string { return filepath.Join(d.dir, path) }
+
+func pathError(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return driver.PathNotFoundError{Path: path, DriverName: "disk"}
+	}
+	return err
+}
+
+func (d *disk) GetContent(_ context.Context, path string) ([]byte, error) {
+	content, err := os.ReadFile(d.full(path))
+	return content, pathError(path, err)
+}
+
+// PutContent writes a file in place: after a crash it may be there in part.
+func (d *disk) PutContent(_ context.Context, path string, content []byte) (err error) {
+	made, err := d.makeFolder(filepath.Dir(d.full(path)))
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(d.full(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return syncFolders(append(made, filepath.Dir(d.full(path))))
+}
+
+func (d *disk) Reader(_ context.Context, path string, offset int64) (io.ReadCloser, error) {
+	f, err := os.Open(d.full(path))
+	if err != nil {
+		return nil, pathError(path, err)
+	}
+	if offset > 0 {
+		if _, err := f.Seek(offset, io.SeekStart); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+func (d *disk) Writer(_ context.Context, path string, append bool) (driver.FileWriter, error) {
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	if !append {
+		flags |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(d.full(path), flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(d.full(path)), 0o700); err != nil {
+			return nil, err
+		}
+		f, err = os.OpenFile(d.full(path), flags, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &diskWriter{File: f, size: info.Size()}, nil
+}
+
+// A diskWriter appends to a file, which reaches the disk with Commit.
+type diskWriter struct {
+	*os.File
+	size int64
+}
+
+func (w *diskWriter) Write(p []byte) (int, error) {
+	n, err := w.File.Write(p)
+	w.size += int64(n)
+	return n, err
+}
+
+func (w *diskWriter) Size() int64 { return w.size }
+
+func (w *diskWriter) Commit(context.Context) error { return w.Sync() }
+
+func (w *diskWriter) Cancel(context.Context) error {
+	return errors.Join(w.Close(), os.Remove(w.Name()))
+}
+
+func (d *disk) Stat(_ context.Context, path string) (driver.FileInfo, error) {
+	info, err := os.Stat(d.full(path))
+	if err != nil {
+		return nil, pathError(path, err)
+	}
+	return diskFile{path, info}, nil
+}
+
+type diskFile struct {
+	path string
+	os.FileInfo
+}
+
+func (f diskFile) Path() string { return f.path }
+
+func (d *disk) List(_ context.Context, path string) ([]string, error) {
+	entries, err := os.ReadDir(d.full(path))
+	if err != nil {
+		return nil, pathError(path, err)
+	}
+	paths := make([]string, len(entries))
+	for i, e := range entries {
+		paths[i] = path + "/" + e.Name()
+	}
+	return paths, nil
+}
+
+func (d *disk) Move(_ context.Context, from, to string) error {
+	folder := filepath.Dir(d.full(to))
+	made, err := d.makeFolder(folder)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(d.full(from), d.full(to)); err != nil {
+		return pathError(from, err)
+	}
+	return syncFolders(append(made, folder))
+}
+
+func (d *disk) Delete(_ context.Context, path string) error {
+	if _, err := os.Lstat(d.full(path)); err != nil {
+		return pathError(path, err)
+	}
+	return os.RemoveAll(d.full(path))
+}
+
+// Walk calls f for every file and folder below a path; what is removed
+// meanwhile is passed over.
+func (d *disk) Walk(ctx context.Context, path string, f driver.WalkFn, _ ...func(*driver.WalkOptions)) error {
+	err := filepath.WalkDir(d.full(path), func(full string, entry fs.DirEntry, err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case full == d.full(path):
+			return err
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		below, err := filepath.Rel(d.dir, full)
+		if err != nil {
+			return err
+		}
+		err = f(diskFile{"/" + filepath.ToSlash(below), info})
+		if errors.Is(err, driver.ErrSkipDir) {
+			return fs.SkipDir
+		}
+		return err
+	})
+	return pathError(path, err)
+}
+
+// makeFolder makes a folder and those above it, and returns the folders that
+// have a new entry by it.
+func (d *disk) makeFolder(folder string) (changed []string, err error) {
+	for {
+		err := os.Mkdir(folder, 0o700)
+		switch {
+		case err == nil:
+			return append(changed, filepath.Dir(folder)), nil
+		case errors.Is(err, fs.ErrExist):
+			return changed, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+		above, err := d.makeFolder(filepath.Dir(folder))
+		if err != nil {
+			return nil, err
+		}
+		changed = append(changed, above...)
+	}
+}
+
+// syncFolders makes the entries of folders durable.
+func syncFolders(folders []string) error {
+	for _, folder := range folders {
+		f, err := os.Open(folder)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
