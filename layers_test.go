@@ -27,6 +27,7 @@ var layer = map[string]int{
 	"internal/gitrepo":  1,
 	"internal/limit":    1,
 	"internal/registry": 1,
+	"internal/render":   1,
 	"internal/seal":     1,
 	"internal/signing":  1,
 	"internal/stage":    1,
@@ -69,7 +70,9 @@ var only = map[string][]string{
 	"database/sql":                        {"internal/store", "internal/store/storetest"},
 	"github.com/spf13/cobra":              {"cmd/tidelock"},
 	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
-	"os/exec":                             {"internal/gitrepo", "internal/store/storetest", "internal/servertest", "cmd/tidelock"},
+	"helm.sh/helm/":                       {"internal/render"},
+	"sigs.k8s.io/kustomize/":              {"internal/render"},
+	"os/exec":                             {"internal/gitrepo", "internal/render", "internal/store/storetest", "internal/servertest", "cmd/tidelock"},
 }
 
 // serverSide is what has no business in a cluster.
