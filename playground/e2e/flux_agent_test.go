@@ -158,8 +158,14 @@ func (a *fluxAgent) awaitSource(t *testing.T, id tidelock.SourceID) {
 // announce announces a commit and returns the number.
 func (a *fluxAgent) announce(t *testing.T, id tidelock.SourceID, commit string) int64 {
 	t.Helper()
+	return a.announceGoal(t, id, tidelock.Goal{Ref: "refs/heads/main", Commit: tidelock.CommitID(commit)})
+}
+
+// announceGoal announces what a source of any kind should have.
+func (a *fluxAgent) announceGoal(t *testing.T, id tidelock.SourceID, goal tidelock.Goal) int64 {
+	t.Helper()
 	n := a.numbers.Add(1)
-	if !a.Announce(flux.Announcement{Source: id, Number: n, Project: 1, Goal: tidelock.Goal{Ref: "refs/heads/main", Commit: tidelock.CommitID(commit)}}) {
+	if !a.Announce(flux.Announcement{Source: id, Number: n, Project: 1, Goal: goal}) {
 		t.Fatalf("announced %s, which the agent does not know", id)
 	}
 	return n

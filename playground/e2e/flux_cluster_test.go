@@ -488,7 +488,7 @@ func TestFluxArrivesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	e2e.Eventually(t, 40*time.Second, func(context.Context) error {
-		if s := a.Status(); s.Installed || s.Sources != 0 {
+		if s := a.Status(); !strings.Contains(s.Detail, "does not serve GitRepository") || s.Sources != 0 {
 			return fmt.Errorf("status: %+v", s)
 		}
 		return nil
