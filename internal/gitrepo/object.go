@@ -60,35 +60,50 @@ func (r *Repo) withObjects(ctx context.Context, fn func(*objects) error) error {
 // get reads one object, of at most maxAnswer bytes. One that is missing is of
 // kind NotFound.
 func (o *objects) get(id tidelock.CommitID) (kind string, content []byte, err error) {
-	if !isObjectName(id) {
-		return "", nil, tidelock.Errorf(tidelock.NotFound, "%.200q is not the name of an object", id)
-	}
-	if _, err := io.WriteString(o.in, string(id)+"\n"); err != nil {
-		return "", nil, fmt.Errorf("ask for object %s: %w", id, err)
-	}
-	header, err := o.out.ReadString('\n')
+	kind, size, err := o.ask(id)
 	if err != nil {
-		return "", nil, fmt.Errorf("read object %s: %w", id, err)
-	}
-	f := strings.Fields(header)
-	if len(f) == 2 && f[1] == "missing" {
-		return "", nil, tidelock.Errorf(tidelock.NotFound, "no object %s", id)
-	}
-	if len(f) != 3 {
-		return "", nil, fmt.Errorf("read object %s: git printed %q", id, header)
-	}
-	size, err := strconv.ParseInt(f[2], 10, 64)
-	if err != nil || size < 0 {
-		return "", nil, fmt.Errorf("read object %s: git printed %q", id, header)
+		return "", nil, err
 	}
 	if size > maxAnswer {
 		return "", nil, tidelock.Errorf(tidelock.TooLarge, "object %s is larger than %d MiB", id, maxAnswer>>20)
 	}
-	content = make([]byte, size+1) // git ends it with a newline
-	if _, err := io.ReadFull(o.out, content); err != nil {
-		return "", nil, fmt.Errorf("read object %s: %w", id, err)
+	content, err = o.content(id, size)
+	return kind, content, err
+}
+
+// ask asks for one object, whose content has to be read next.
+func (o *objects) ask(id tidelock.CommitID) (kind string, size int64, err error) {
+	if !isObjectName(id) {
+		return "", 0, tidelock.Errorf(tidelock.NotFound, "%.200q is not the name of an object", id)
 	}
-	return f[1], content[:size], nil
+	if _, err := io.WriteString(o.in, string(id)+"\n"); err != nil {
+		return "", 0, fmt.Errorf("ask for object %s: %w", id, err)
+	}
+	header, err := o.out.ReadString('\n')
+	if err != nil {
+		return "", 0, fmt.Errorf("read object %s: %w", id, err)
+	}
+	f := strings.Fields(header)
+	if len(f) == 2 && f[1] == "missing" {
+		return "", 0, tidelock.Errorf(tidelock.NotFound, "no object %s", id)
+	}
+	if len(f) != 3 {
+		return "", 0, fmt.Errorf("read object %s: git printed %q", id, header)
+	}
+	size, err = strconv.ParseInt(f[2], 10, 64)
+	if err != nil || size < 0 {
+		return "", 0, fmt.Errorf("read object %s: git printed %q", id, header)
+	}
+	return f[1], size, nil
+}
+
+// content reads what was asked for.
+func (o *objects) content(id tidelock.CommitID, size int64) ([]byte, error) {
+	content := make([]byte, size+1) // git ends it with a newline
+	if _, err := io.ReadFull(o.out, content); err != nil {
+		return nil, fmt.Errorf("read object %s: %w", id, err)
+	}
+	return content[:size], nil
 }
 
 // Blob reads the content of a file by the name of its object. One that is
