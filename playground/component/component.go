@@ -38,6 +38,7 @@ const (
 	Helm                   Name = "helm"
 	Crane                  Name = "crane"
 	ORAS                   Name = "oras"
+	Cosign                 Name = "cosign"
 )
 
 // All lists the components in the order in which they are built: those that
@@ -57,7 +58,7 @@ func Cluster() []Name {
 }
 
 // RegistryClients lists the programs that push to registries and pull from them.
-func RegistryClients() []Name { return []Name{Flux, Helm, Crane, ORAS} }
+func RegistryClients() []Name { return []Name{Flux, Helm, Crane, ORAS, Cosign} }
 
 // A recipe says how a component is built. Any change of it changes the hash.
 type recipe struct {
@@ -95,6 +96,7 @@ var recipes = []recipe{
 	{name: Helm, module: "clients", pkg: "helm.sh/helm/v3/cmd/helm", ldflags: []string{"-X helm.sh/helm/v3/internal/version.version=v3.19.5"}},
 	{name: Crane, module: "oci", pkg: "github.com/google/go-containerregistry/cmd/crane"},
 	{name: ORAS, module: "oci", pkg: "oras.land/oras/cmd/oras"},
+	{name: Cosign, module: "cosign", pkg: "github.com/sigstore/cosign/v2/cmd/cosign"},
 	{
 		name: KWOK, module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok",
 		source: "sigs.k8s.io/kwok",

@@ -268,7 +268,7 @@ func TestListsOfComponents(t *testing.T) {
 	if got := component.Cluster(); !slices.Equal(got, cluster) {
 		t.Errorf("a cluster needs %v, want %v", got, cluster)
 	}
-	clients := []component.Name{component.Flux, component.Helm, component.Crane, component.ORAS}
+	clients := []component.Name{component.Flux, component.Helm, component.Crane, component.ORAS, component.Cosign}
 	if got := component.RegistryClients(); !slices.Equal(got, clients) {
 		t.Errorf("clients of registries are %v, want %v", got, clients)
 	}
