@@ -38,13 +38,10 @@ func (d *disk) GetContent(_ context.Context, path string) ([]byte, error) {
 	return content, pathError(path, err)
 }
 
-// PutContent writes a file in place: after a crash it may be there in part.
-func (d *disk) PutContent(_ context.Context, path string, content []byte) (err error) {
-	made, err := d.makeFolder(filepath.Dir(d.full(path)))
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(d.full(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// PutContent puts a file in the place of what was there, whole or not at all:
+// others may be reading it. A crash may leave its beginning among the uploads.
+func (d *disk) PutContent(_ context.Context, path string, content []byte) error {
+	f, err := d.newUpload()
 	if err != nil {
 		return err
 	}
@@ -52,10 +49,45 @@ func (d *disk) PutContent(_ context.Context, path string, content []byte) (err e
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = d.rename(f.Name(), d.full(path))
 	}
-	return syncFolders(append(made, filepath.Dir(d.full(path))))
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func (d *disk) newUpload() (*os.File, error) {
+	f, err := os.CreateTemp(d.full(uploads), "content-")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(d.full(uploads), 0o700); err != nil {
+			return nil, err
+		}
+		f, err = os.CreateTemp(d.full(uploads), "content-")
+	}
+	return f, err
+}
+
+// rename moves a file to where it stays.
+func (d *disk) rename(from, to string) error {
+	folder := filepath.Dir(to)
+	for {
+		made, err := d.makeFolder(folder)
+		if err != nil {
+			return err
+		}
+		switch err := os.Rename(from, to); {
+		case err == nil:
+			return syncFolders(append(made, folder))
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		if _, err := os.Lstat(from); err != nil {
+			return err
+		}
+		// The folder was removed in between.
+	}
 }
 
 func (d *disk) Reader(_ context.Context, path string, offset int64) (io.ReadCloser, error) {
@@ -141,15 +173,7 @@ func (d *disk) List(_ context.Context, path string) ([]string, error) {
 }
 
 func (d *disk) Move(_ context.Context, from, to string) error {
-	folder := filepath.Dir(d.full(to))
-	made, err := d.makeFolder(folder)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(d.full(from), d.full(to)); err != nil {
-		return pathError(from, err)
-	}
-	return syncFolders(append(made, folder))
+	return pathError(from, d.rename(d.full(from), d.full(to)))
 }
 
 func (d *disk) Delete(_ context.Context, path string) error {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"tidelock.dev"
@@ -51,7 +53,7 @@ func ParseManifest(mediaType string, body []byte) (tidelock.Artifact, error) {
 	if !utf8.Valid(body) {
 		return tidelock.Artifact{}, errManifest("is not UTF-8")
 	}
-	m, err := readObject(body)
+	m, err := readStruct(body, manifestKeys)
 	if err != nil {
 		return tidelock.Artifact{}, errManifest("is not valid: %v", err)
 	}
@@ -180,7 +182,7 @@ func (p *parser) descriptor(name string, raw json.RawMessage) (part tidelock.Par
 	if p.err != nil {
 		return part
 	}
-	fields, err := readObject(raw)
+	fields, err := readStruct(raw, descriptorKeys)
 	if err != nil {
 		p.fail("has no valid descriptor in %q: %v", name, err)
 		return part
@@ -227,6 +229,32 @@ func (p *parser) annotations() map[string]string {
 		all[key] = *value
 	}
 	return all
+}
+
+// The keys that some reader of a manifest or descriptor gives a meaning to.
+var (
+	manifestKeys = []string{
+		"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations",
+		"name", "tag", "architecture", "fsLayers", "history", "signatures",
+	}
+	descriptorKeys = []string{"mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"}
+)
+
+// readStruct is readObject for an object that many readers know by a struct of
+// Go's, into which "Layers" goes as well as "layers".
+func readStruct(raw []byte, keys []string) (map[string]json.RawMessage, error) {
+	fields, err := readObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	for name := range fields {
+		for _, key := range keys {
+			if name != key && strings.EqualFold(name, key) {
+				return nil, fmt.Errorf("it has a key that some take for %q", key)
+			}
+		}
+	}
+	return fields, nil
 }
 
 // readObject reads a JSON object whose keys are all different, and nothing
