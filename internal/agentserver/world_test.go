@@ -25,6 +25,7 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/tunnel"
 )
@@ -40,6 +41,7 @@ type world struct {
 	*forge.Forge
 	t      *testing.T
 	repos  *gitrepo.Disk
+	images *registry.Registry
 	faults *faultyStore
 	log    *lockedBuffer
 	root   forge.Principal
@@ -75,13 +77,15 @@ func newWorldWith(t *testing.T, c agentserver.Config) *world {
 	w.faults = &faultyStore{Store: db}
 	w.repos, err = gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
 	check(t, err)
+	w.images, err = registry.Open(t.Context(), registry.Config{Dir: filepath.Join(dir, "registry"), Log: log})
+	check(t, err)
 	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
 	check(t, err)
 	t.Cleanup(func() {
 		hints.Close()
 		db.Close()
 	})
-	w.Forge, err = forge.New(forge.Config{Store: w.faults, Repos: w.repos, Bus: hints, Log: log, Tracer: c.Tracer})
+	w.Forge, err = forge.New(forge.Config{Store: w.faults, Repos: w.repos, Registry: w.images, Bus: hints, Log: log, Tracer: c.Tracer})
 	check(t, err)
 	root, err := w.Bootstrap(t.Context(), "root")
 	check(t, err)

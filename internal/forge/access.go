@@ -55,6 +55,12 @@ const (
 	WriteDeployments   Action = "write deployments"
 	DeleteDeployment   Action = "delete deployments"
 
+	PullImage    Action = "pull images"
+	PushImage    Action = "push images"
+	DeleteImage  Action = "delete images" // tags and artifacts, one by one
+	ReadImages   Action = "read images"   // by API
+	ManageImages Action = "manage images" // remove whole ones, and the rules about them
+
 	// On a group.
 	ReadGroup          Action = "read group"
 	CreateProject      Action = "create project"
@@ -77,6 +83,7 @@ const (
 	// On the forge as a whole.
 	Browse         Action = "list projects and groups" // those it may see
 	ReadVersion    Action = "read version"
+	ReadSignerKeys Action = "read signing keys"
 	ReadSelf       Action = "read own user"
 	ReadUsers      Action = "read users"
 	CreateTopGroup Action = "create top-level group"
@@ -138,6 +145,9 @@ type rule struct {
 	// key lets SSH keys too: a person's as the person, and a deploy key where
 	// it is enabled, but to write only if it may push there.
 	key bool
+
+	// agent lets the agents of clusters that the project may be told to.
+	agent bool
 }
 
 var (
@@ -149,6 +159,11 @@ var (
 	userRead  = []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeReadAPI, tidelock.ScopeReadUser}
 	anyScope  = []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeReadAPI, tidelock.ScopeReadUser, tidelock.ScopeReadRepository, tidelock.ScopeWriteRepository, tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry, tidelock.ScopeK8sProxy, tidelock.ScopeSelfRotate, tidelock.ScopeAdminMode, tidelock.ScopeSudo}
 	gitDeploy = []tidelock.Scope{tidelock.ScopeReadRepository}
+
+	imageRead   = []tidelock.Scope{tidelock.ScopeReadRegistry, tidelock.ScopeWriteRegistry, tidelock.ScopeAPI}
+	imageWrite  = []tidelock.Scope{tidelock.ScopeWriteRegistry, tidelock.ScopeAPI}
+	imageDeploy = []tidelock.Scope{tidelock.ScopeReadRegistry}
+	imagePusher = []tidelock.Scope{tidelock.ScopeWriteRegistry}
 )
 
 var rules = map[Action]rule{
@@ -191,6 +206,12 @@ var rules = map[Action]rule{
 	WriteDeployments:   {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
 	DeleteDeployment:   {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 
+	PullImage:    {on: onProject, member: tidelock.Reporter, visible: true, scopes: imageRead, deploy: imageDeploy, agent: true},
+	PushImage:    {on: onProject, member: tidelock.Developer, scopes: imageWrite, deploy: imagePusher, write: true},
+	DeleteImage:  {on: onProject, member: tidelock.Developer, scopes: imageWrite, write: true},
+	ReadImages:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
+	ManageImages: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
+
 	ReadGroup:          {on: onGroup, member: tidelock.Guest, visible: true, scopes: apiRead},
 	CreateProject:      {on: onGroup, member: tidelock.Developer, scopes: apiWrite},
 	CreateSubgroup:     {on: onGroup, member: tidelock.Maintainer, scopes: apiWrite},
@@ -215,6 +236,7 @@ var rules = map[Action]rule{
 
 	Browse:         {on: onForge, anyone: true, scopes: apiRead},
 	ReadVersion:    {on: onForge, signedIn: true, scopes: userRead},
+	ReadSignerKeys: {on: onForge, anyone: true, scopes: anyScope},
 	ReadSelf:       {on: onForge, signedIn: true, scopes: userRead},
 	ReadUsers:      {on: onForge, signedIn: true, scopes: userRead},
 	CreateTopGroup: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
@@ -277,8 +299,12 @@ func (f *Forge) Allow(ctx context.Context, p Principal, a Action, t Target) erro
 	if err != nil {
 		return err
 	}
+	served, err := f.serves(ctx, p, t)
+	if err != nil {
+		return err
+	}
 	open := t.visibleTo(p)
-	if !open && !deploys && !pulls && level == tidelock.NoAccess && !p.admin() {
+	if !open && !deploys && !pulls && !served && level == tidelock.NoAccess && !p.admin() {
 		return t.notFound()
 	}
 	if p.Token != nil {
@@ -294,10 +320,12 @@ func (f *Forge) Allow(ctx context.Context, p Principal, a Action, t Target) erro
 		return errNotByKey(a)
 	}
 	switch {
-	case p.admin(), deploys, r.visible && open, r.member != tidelock.NoAccess && level >= r.member:
+	case p.admin(), deploys, r.agent && served, r.visible && open, r.member != tidelock.NoAccess && level >= r.member:
 	case pushes, pulls && !r.write:
 	case pulls:
 		return tidelock.Errorf(tidelock.Denied, "this deploy key may only read %s", t)
+	case p.Agent != nil:
+		return tidelock.Errorf(tidelock.Denied, "an agent may not %s", a)
 	case p.Anonymous():
 		return tidelock.Errorf(tidelock.Unauthenticated, "sign in to %s of %s", a, t)
 	default:
@@ -369,6 +397,19 @@ func (f *Forge) keyRights(ctx context.Context, p Principal, t Target) (pull, pus
 		return false, false, fmt.Errorf("read the rights of key %d: %w", p.Key.ID, err)
 	}
 	return pull, push, nil
+}
+
+// serves reports whether a principal is the agent of a cluster that may be told
+// of the target.
+func (f *Forge) serves(ctx context.Context, p Principal, t Target) (bool, error) {
+	if p.Agent == nil || t.Project == nil {
+		return false, nil
+	}
+	served, err := f.AgentMayServe(ctx, *p.Agent, *t.Project)
+	if err != nil {
+		return false, fmt.Errorf("read the grants of agent %d: %w", p.Agent.ID, err)
+	}
+	return served, nil
 }
 
 func errNotByKey(a Action) error {

@@ -51,6 +51,11 @@ manage environments       | 401  | 403      | 403   | 403      | y         | y  
 read deployments          | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
 write deployments         | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 delete deployments        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+pull images               | y    | y        | 403   | y        | y         | y          | y     | api read_registry write_registry                | read_registry
+push images               | 401  | 403      | 403   | 403      | y         | y          | y     | api write_registry                              | write_registry
+delete images             | 401  | 403      | 403   | 403      | y         | y          | y     | api write_registry                              |
+read images               | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
+manage images             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read deploy keys          | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage deploy keys        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read group deploy keys    | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |

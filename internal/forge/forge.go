@@ -23,6 +23,8 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
+	"tidelock.dev/internal/signing"
 )
 
 // Config is what a Forge is made of.
@@ -31,6 +33,21 @@ type Config struct {
 	Repos *gitrepo.Disk // required
 	Bus   *bus.Bus      // required
 	Log   *slog.Logger  // required
+
+	Registry *registry.Registry // required
+
+	// ImageQuota is how many bytes the images of a project may have, unless
+	// the project has a quota of its own.
+	ImageQuota int64 // default: no limit
+
+	// ImageGrace is for how long content stays that no tag leads to.
+	ImageGrace time.Duration // default 24h
+
+	// CollectEvery is how often such content is looked for.
+	CollectEvery time.Duration // default 6h
+
+	// Signer signs what the forge itself makes.
+	Signer *signing.Signer // default: nothing is signed
 
 	// CompareEvery is how often refs on disk are compared with the recorded
 	// heads although nothing called for it.
@@ -62,14 +79,28 @@ type Forge struct {
 	touches      chan func(context.Context) error
 	wake         chan struct{} // something became dirty
 
+	registry     *registry.Registry
+	signer       *signing.Signer // nil: nothing is signed
+	images       imageLocks
+	counting     projectLocks // of what their images hold
+	imageQuota   int64
+	imageGrace   time.Duration
+	collectEvery time.Duration
+
 	mu    sync.Mutex
 	dirty map[tidelock.ProjectID]*dirtiness
 }
 
 // New makes a Forge. It reads and writes nothing until used.
 func New(c Config) (*Forge, error) {
-	if c.Store == nil || c.Repos == nil || c.Bus == nil || c.Log == nil {
-		return nil, errors.New("forge: Store, Repos, Bus and Log are required")
+	if c.Store == nil || c.Repos == nil || c.Bus == nil || c.Log == nil || c.Registry == nil {
+		return nil, errors.New("forge: Store, Repos, Bus, Log and Registry are required")
+	}
+	if c.ImageGrace <= 0 {
+		c.ImageGrace = 24 * time.Hour
+	}
+	if c.CollectEvery <= 0 {
+		c.CollectEvery = 6 * time.Hour
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -93,6 +124,8 @@ func New(c Config) (*Forge, error) {
 		touches:      make(chan func(context.Context) error, 256),
 		wake:         make(chan struct{}, 1),
 		dirty:        map[tidelock.ProjectID]*dirtiness{},
+
+		registry: c.Registry, signer: c.Signer, imageQuota: c.ImageQuota, imageGrace: c.ImageGrace, collectEvery: c.CollectEvery,
 	}, nil
 }
 

@@ -28,6 +28,7 @@ type Store interface {
 	variableStore
 	userStore
 	keyStore
+	imageStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

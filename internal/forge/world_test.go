@@ -13,6 +13,7 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
 )
@@ -21,12 +22,13 @@ import (
 // a test may move.
 type world struct {
 	*forge.Forge
-	t     testing.TB
-	store forge.Store
-	repos *gitrepo.Disk
-	clock time.Time
-	spans *tracetest.InMemoryExporter
-	root  forge.Principal
+	t       testing.TB
+	store   forge.Store
+	repos   *gitrepo.Disk
+	content *registry.Registry
+	clock   time.Time
+	spans   *tracetest.InMemoryExporter
+	root    forge.Principal
 }
 
 func newWorld(t testing.TB) *world {
@@ -51,6 +53,10 @@ func newWorldWith(t testing.TB, wrap func(forge.Store) forge.Store) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	content, err := registry.Open(t.Context(), registry.Config{Dir: filepath.Join(dir, "registry"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -61,9 +67,9 @@ func newWorldWith(t testing.TB, wrap func(forge.Store) forge.Store) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, store: wrap(db), repos: repos, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), spans: tracetest.NewInMemoryExporter()}
+	w := &world{t: t, store: wrap(db), repos: repos, content: content, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), spans: tracetest.NewInMemoryExporter()}
 	w.Forge, err = forge.New(forge.Config{
-		Store: w.store, Repos: repos, Bus: hints, Log: log, Now: func() time.Time { return w.clock },
+		Store: w.store, Repos: repos, Registry: content, Bus: hints, Log: log, Now: func() time.Time { return w.clock },
 		Tracer: sdktrace.NewTracerProvider(sdktrace.WithSyncer(w.spans)),
 	})
 	if err != nil {

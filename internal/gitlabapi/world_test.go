@@ -25,7 +25,9 @@ import (
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/seal"
+	"tidelock.dev/internal/signing"
 	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/webhook"
 )
@@ -36,11 +38,13 @@ type world struct {
 	t     *testing.T
 	forge *forge.Forge
 	repos *gitrepo.Disk
-	api   *gitlabapi.API
-	url   string // of the server
-	root  forge.Principal
-	token string // root's, with the scope api
-	log   *lockedBuffer
+
+	registry *registry.Registry
+	api      *gitlabapi.API
+	url      string // of the server
+	root     forge.Principal
+	token    string // root's, with the scope api
+	log      *lockedBuffer
 
 	mu     sync.Mutex
 	served map[string]bool // routes that were answered with success
@@ -68,11 +72,15 @@ func newWorldOn(t *testing.T, database string) *world {
 	must(t, err)
 	w.repos, err = gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(t.TempDir(), "repositories"), Log: log})
 	must(t, err)
+	w.registry, err = registry.Open(t.Context(), registry.Config{Dir: filepath.Join(t.TempDir(), "registry"), Log: log})
+	must(t, err)
+	signer, err := signing.Open(filepath.Join(t.TempDir(), "signing"))
+	must(t, err)
 	hints, err := bus.Open(t.Context(), bus.Config{Log: log})
 	must(t, err)
 	guard, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
-	w.forge, err = forge.New(forge.Config{Store: db, Repos: w.repos, Bus: hints, Log: log, CheckHookURL: guard.CheckURL})
+	w.forge, err = forge.New(forge.Config{Store: db, Repos: w.repos, Registry: w.registry, Signer: signer, Bus: hints, Log: log, CheckHookURL: guard.CheckURL})
 	must(t, err)
 
 	ctx, stop := context.WithCancel(context.Background())

@@ -21,6 +21,7 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/gitserver"
 	"tidelock.dev/internal/limit"
 	"tidelock.dev/internal/store"
@@ -70,6 +71,8 @@ func newWorld(t testing.TB, o options) *world {
 	must(t, err)
 	disk, err := gitrepo.Open(ctx, gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log, MaxInputSize: o.maxInput, MaxPacks: o.maxPacks})
 	must(t, err)
+	content, err := registry.Open(ctx, registry.Config{Dir: filepath.Join(dir, "registry"), Log: log})
+	must(t, err)
 	hints, err := bus.Open(ctx, bus.Config{Log: log})
 	must(t, err)
 	t.Cleanup(func() {
@@ -79,7 +82,7 @@ func newWorld(t testing.TB, o options) *world {
 		}
 	})
 	w := &world{t: t, store: &faultyStore{Store: db}, disk: disk}
-	w.Forge, err = forge.New(forge.Config{Store: w.store, Repos: disk, Bus: hints, Log: log})
+	w.Forge, err = forge.New(forge.Config{Store: w.store, Repos: disk, Registry: content, Bus: hints, Log: log})
 	must(t, err)
 	git := gitserver.New(gitserver.Config{Forge: w.Forge, Repos: disk, Log: log, Idle: o.idle, Longest: o.longest})
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

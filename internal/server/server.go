@@ -35,7 +35,9 @@ import (
 	"tidelock.dev/internal/gitrepo"
 	"tidelock.dev/internal/gitserver"
 	"tidelock.dev/internal/limit"
+	ociregistry "tidelock.dev/internal/registry"
 	"tidelock.dev/internal/seal"
+	"tidelock.dev/internal/signing"
 	"tidelock.dev/internal/stage"
 	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/webhook"
@@ -263,12 +265,20 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	content, err := ociregistry.Open(ctx, ociregistry.Config{Dir: filepath.Join(c.DataDir, "registry"), Log: log})
+	if err != nil {
+		return err
+	}
+	signer, err := signing.Open(filepath.Join(c.DataDir, "signing"))
+	if err != nil {
+		return err
+	}
 	guard, err := s.newGuard()
 	if err != nil {
 		return err
 	}
 	s.forge, err = forge.New(forge.Config{
-		Store: db, Repos: s.repos, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
+		Store: db, Repos: s.repos, Registry: content, Signer: signer, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
 	})
 	if err != nil {
 		return err

@@ -23,8 +23,8 @@ const insertProject = `
 	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	RETURNING id`
 
-// CreateProject makes a project, its owner and the protection of its default
-// branch.
+// CreateProject makes a project, its owner, the protection of its default
+// branch and that of versions among its images' tags.
 func (db *DB) CreateProject(ctx context.Context, p tidelock.Project) (tidelock.Project, error) {
 	p.CreatedAt = orNow(p.CreatedAt)
 	if p.UpdatedAt = kept(p.UpdatedAt); p.UpdatedAt.IsZero() {
@@ -53,6 +53,9 @@ func (db *DB) CreateProject(ctx context.Context, p tidelock.Project) (tidelock.P
 			if err := s.setMember(ctx, owner); err != nil {
 				return err
 			}
+		}
+		if _, err := s.saveTagRule(ctx, tidelock.TagRule{Project: p.ID, Pattern: tidelock.SemVerTags}); err != nil {
+			return err
 		}
 		if p.DefaultBranch == "" {
 			return nil

@@ -159,10 +159,12 @@ func (db *DB) Head(ctx context.Context, project tidelock.ProjectID, ref tidelock
 }
 
 const (
-	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.key_id, p.pushed_at, p.announced, p.trace`
+	pushColumns = `p.id, p.project_id, p.pushed_by, p.token_id, p.key_id, p.pushed_at, p.announced, p.trace,
+		COALESCE(a.image_id, 0), COALESCE(a.tag, ''), COALESCE(a.old_digest, ''), COALESCE(a.new_digest, ''), COALESCE(a.commit_id, '')`
+	fromPushes = `pushes p LEFT JOIN push_artifacts a ON a.push_id = p.id`
 
-	selectPush        = `SELECT ` + pushColumns + ` FROM pushes p WHERE p.id = ?`
-	selectUnannounced = `SELECT ` + pushColumns + ` FROM pushes p WHERE NOT p.announced ORDER BY p.id LIMIT ?`
+	selectPush        = `SELECT ` + pushColumns + ` FROM ` + fromPushes + ` WHERE p.id = ?`
+	selectUnannounced = `SELECT ` + pushColumns + ` FROM ` + fromPushes + ` WHERE NOT p.announced ORDER BY p.id LIMIT ?`
 	selectPushUpdates = `
 		SELECT push_id, ref, old_object, new_object, new_commit
 		FROM push_updates
@@ -171,7 +173,12 @@ const (
 )
 
 func scanPush(row scanner) (p tidelock.Push, err error) {
-	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, &p.Key, (*instant)(&p.At), &p.Announced, &p.Trace)
+	var a tidelock.ArtifactUpdate
+	err = row.Scan(&p.ID, &p.Project, &p.By, &p.Token, &p.Key, (*instant)(&p.At), &p.Announced, &p.Trace,
+		&a.Image, &a.Tag, &a.Old, &a.New, &a.Commit)
+	if a.Image != 0 {
+		p.Artifact = &a
+	}
 	return p, err
 }
 
@@ -202,7 +209,7 @@ func (db *DB) Unannounced(ctx context.Context, limit int) ([]tidelock.Push, erro
 }
 
 func (db *DB) Pushes(ctx context.Context, f tidelock.PushFilter, p tidelock.Page) ([]tidelock.Push, int, error) {
-	l := list{columns: pushColumns, from: `pushes p`, order: `p.id DESC`}
+	l := list{columns: pushColumns, from: fromPushes, order: `p.id DESC`}
 	if f.Project != 0 {
 		l.filter(`p.project_id = ?`, f.Project)
 	}

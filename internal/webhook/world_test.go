@@ -23,6 +23,7 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/store"
 	"tidelock.dev/internal/webhook"
@@ -58,6 +59,8 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	repos, err := gitrepo.Open(ctx, gitrepo.Config{Dir: filepath.Join(dir, "repositories"), Log: log})
 	must(t, err)
+	content, err := registry.Open(ctx, registry.Config{Dir: filepath.Join(dir, "registry"), Log: log})
+	must(t, err)
 	hints, err := bus.Open(ctx, bus.Config{Log: log})
 	must(t, err)
 	t.Cleanup(func() {
@@ -69,7 +72,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, url: database, store: db, repos: repos, hints: hints, log: log, timeout: 10 * time.Second}
 	w.guard, err = webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
-	w.Forge, err = forge.New(forge.Config{Store: db, Repos: repos, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL})
+	w.Forge, err = forge.New(forge.Config{Store: db, Repos: repos, Registry: content, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL})
 	must(t, err)
 	root, err := w.Bootstrap(ctx, "root")
 	must(t, err)

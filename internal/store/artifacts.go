@@ -1,0 +1,283 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"tidelock.dev"
+)
+
+const artifactColumns = `a.image_id, a.digest, a.media_type, a.type, a.size, a.subject, a.annotations, a.commit_id,
+	a.pushed_by, a.token_id, a.pushed_at`
+
+func scanArtifact(row scanner) (a tidelock.Artifact, err error) {
+	var annotations string
+	err = row.Scan(&a.Image, &a.Digest, &a.MediaType, &a.Type, &a.Size, &a.Subject, &annotations, &a.Commit,
+		&a.By, &a.Token, (*instant)(&a.PushedAt))
+	if err != nil {
+		return a, err
+	}
+	if err := json.Unmarshal([]byte(annotations), &a.Annotations); err != nil {
+		return a, fmt.Errorf("read annotations of artifact %s: %w", a.Digest, err)
+	}
+	return a, nil
+}
+
+const (
+	selectArtifact = `SELECT ` + artifactColumns + ` FROM artifacts a WHERE a.image_id = ? AND a.digest = ?`
+	insertArtifact = `
+		INSERT INTO artifacts (image_id, digest, media_type, type, size, subject, annotations, commit_id, pushed_by, token_id, pushed_at, seen_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (image_id, digest) DO UPDATE SET seen_at = excluded.seen_at`
+	insertParts = `
+		INSERT INTO artifact_parts (image_id, digest, position, part, media_type, size, manifest)
+		VALUES %s
+		ON CONFLICT (image_id, digest, position) DO NOTHING`
+	selectParts = `
+		SELECT digest, part, media_type, size, manifest
+		FROM artifact_parts
+		WHERE image_id = ? AND digest IN %s
+		ORDER BY digest, position`
+	selectKnownArtifacts = `SELECT digest, size FROM artifacts WHERE image_id = ? AND digest IN `
+	deleteArtifact       = `DELETE FROM artifacts WHERE image_id = ? AND digest = ?`
+)
+
+// Artifact reads an artifact with its parts.
+func (db *DB) Artifact(ctx context.Context, image tidelock.ImageID, digest tidelock.Digest) (tidelock.Artifact, error) {
+	var a tidelock.Artifact
+	err := db.read(ctx, func(s session) (err error) {
+		if a, err = one(ctx, s, "artifact", scanArtifact, selectArtifact, image, digest); err != nil {
+			return err
+		}
+		list := []tidelock.Artifact{a}
+		err = s.readParts(ctx, image, list)
+		a = list[0]
+		return err
+	})
+	return whole(a, err)
+}
+
+// Artifacts lists newest first.
+func (db *DB) Artifacts(ctx context.Context, f tidelock.ArtifactFilter, p tidelock.Page) ([]tidelock.Artifact, int, error) {
+	l := list{columns: artifactColumns, from: `artifacts a`, order: `a.pushed_at DESC, a.digest`}
+	l.filter(`a.image_id = ?`, f.Image)
+	if f.Subject != "" {
+		l.filter(`a.subject = ? AND a.subject <> ''`, f.Subject)
+	}
+	if f.Type != "" {
+		l.filter(`a.type = ?`, f.Type)
+	}
+	if f.Holding != "" {
+		l.filter(`a.digest IN (SELECT digest FROM artifact_parts WHERE image_id = ? AND part = ?)`, f.Image, f.Holding)
+	}
+	var artifacts []tidelock.Artifact
+	var total int
+	err := db.read(ctx, func(s session) (err error) {
+		if artifacts, total, err = page(ctx, s, "artifacts", l, p, scanArtifact); err != nil {
+			return err
+		}
+		return s.readParts(ctx, f.Image, artifacts)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return artifacts, total, nil
+}
+
+// readParts fills in the parts of artifacts of one image.
+func (s session) readParts(ctx context.Context, image tidelock.ImageID, artifacts []tidelock.Artifact) error {
+	type part struct {
+		of tidelock.Digest
+		tidelock.Part
+	}
+	at := make(map[tidelock.Digest]int, len(artifacts))
+	digests := make([]tidelock.Digest, len(artifacts))
+	for i, a := range artifacts {
+		at[a.Digest], digests[i] = i, a.Digest
+	}
+	if len(digests) > 1 {
+		s = s.rarely()
+	}
+	for some := range slices.Chunk(digests, batch) {
+		parts, err := many(ctx, s, "parts of artifacts", func(row scanner) (p part, err error) {
+			err = row.Scan(&p.of, &p.Digest, &p.MediaType, &p.Size, &p.Manifest)
+			return p, err
+		}, fmt.Sprintf(selectParts, tuples(1, len(some))), withDigests(image, some)...)
+		if err != nil {
+			return err
+		}
+		for _, p := range parts {
+			a := &artifacts[at[p.of]]
+			a.Parts = append(a.Parts, p.Part)
+		}
+	}
+	return nil
+}
+
+// KnownArtifacts returns the sizes of those digests that are manifests of an
+// image.
+func (db *DB) KnownArtifacts(ctx context.Context, image tidelock.ImageID, digests []tidelock.Digest) (map[tidelock.Digest]int64, error) {
+	return db.sizes(ctx, "artifacts", selectKnownArtifacts, image, digests)
+}
+
+// AddArtifact writes an artifact that is not there yet; one that is there was
+// seen again.
+func (db *DB) AddArtifact(ctx context.Context, a tidelock.Artifact) error {
+	a.PushedAt = orNow(a.PushedAt)
+	if a.Annotations == nil {
+		a.Annotations = map[string]string{}
+	}
+	annotations, err := json.Marshal(a.Annotations)
+	if err != nil {
+		return fmt.Errorf("write annotations of artifact %s: %w", a.Digest, err)
+	}
+	return db.write(ctx, func(s session) error {
+		_, err := s.exec(ctx, insertArtifact, a.Image, a.Digest, a.MediaType, a.Type, a.Size, a.Subject, string(annotations), a.Commit,
+			a.By, a.Token, a.PushedAt, a.PushedAt)
+		if err != nil {
+			return s.writeError("artifact", "image", err)
+		}
+		if len(a.Parts) > 3 {
+			s = s.rarely()
+		}
+		position := 0
+		for some := range slices.Chunk(a.Parts, batch) {
+			var args []any
+			for _, p := range some {
+				args = append(args, a.Image, a.Digest, position, p.Digest, p.MediaType, p.Size, p.Manifest)
+				position++
+			}
+			if _, err := s.exec(ctx, fmt.Sprintf(insertParts, tuples(len(some), 7)), args...); err != nil {
+				return fmt.Errorf("write parts of artifact: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// RemoveArtifact removes an artifact that no tag points at.
+func (db *DB) RemoveArtifact(ctx context.Context, image tidelock.ImageID, digest tidelock.Digest) error {
+	return db.write(ctx, func(s session) error {
+		n, err := s.exec(ctx, deleteArtifact, image, digest)
+		switch {
+		case err != nil && s.missingReference(err):
+			return tidelock.Errorf(tidelock.Conflict, "a tag points at %s", digest)
+		case err != nil:
+			return fmt.Errorf("remove artifact: %w", err)
+		case n == 0:
+			return notFound("artifact")
+		}
+		return nil
+	})
+}
+
+const (
+	insertPushArtifact = `
+		INSERT INTO push_artifacts (push_id, image_id, tag, old_digest, new_digest, commit_id)
+		VALUES (?, ?, ?, ?, ?, ?)`
+	upsertTag = `
+		INSERT INTO image_tags (image_id, name, digest, push_id, moved_at)
+		VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (image_id, name) DO UPDATE
+		SET digest = excluded.digest, push_id = excluded.push_id, moved_at = excluded.moved_at`
+	deleteTag = `DELETE FROM image_tags WHERE image_id = ? AND name = ?`
+)
+
+// RecordArtifact writes the push of a manifest and moves the tag it names.
+func (db *DB) RecordArtifact(ctx context.Context, p tidelock.Push) (tidelock.Push, error) {
+	update := *p.Artifact
+	p.At, p.Announced, p.Updates = orNow(p.At), false, nil
+	err := db.write(ctx, func(s session) error {
+		u := update
+		p.ID, p.Artifact = 0, &u
+		if u.Tag != "" {
+			tag, err := one(ctx, s, "tag", scanTag, selectTag, u.Image, u.Tag)
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+				return err
+			}
+			if tag.Digest == u.New {
+				return nil
+			}
+			u.Old = tag.Digest
+		}
+		if err := s.row(ctx, insertPush, p.Project, p.By, p.Token, p.Key, p.At, p.Trace).Scan(&p.ID); err != nil {
+			return s.writeError("push", "project", err)
+		}
+		if _, err := s.exec(ctx, insertPushArtifact, p.ID, u.Image, u.Tag, u.Old, u.New, u.Commit); err != nil {
+			return fmt.Errorf("write artifact of push: %w", err)
+		}
+		switch {
+		case u.Tag == "":
+		case u.New == "":
+			return s.change(ctx, "tag", deleteTag, u.Image, u.Tag)
+		default:
+			if _, err := s.exec(ctx, upsertTag, u.Image, u.Tag, u.New, p.ID, p.At); err != nil {
+				return s.writeError("tag", "artifact", err)
+			}
+		}
+		return nil
+	})
+	return whole(p, err)
+}
+
+const (
+	tagColumns = `t.image_id, t.name, t.digest, t.push_id, t.moved_at`
+
+	selectTag      = `SELECT ` + tagColumns + ` FROM image_tags t WHERE t.image_id = ? AND t.name = ?`
+	selectTags     = `SELECT ` + tagColumns + ` FROM image_tags t WHERE t.image_id = ? AND t.name > ? ORDER BY t.name`
+	selectTagsOf   = `SELECT ` + tagColumns + ` FROM image_tags t WHERE t.image_id = ? AND t.digest = ? ORDER BY t.name`
+	selectTagHeads = `
+		SELECT t.image_id, t.name, t.digest, t.push_id, t.moved_at, a.commit_id, COALESCE(p.trace, '')
+		FROM image_tags t JOIN artifacts a ON a.image_id = t.image_id AND a.digest = t.digest LEFT JOIN pushes p ON p.id = t.push_id
+		WHERE t.image_id = ?`
+	countTags = `SELECT COUNT(*) FROM image_tags t WHERE t.image_id = ?`
+)
+
+func scanTag(row scanner) (t tidelock.Tag, err error) {
+	err = row.Scan(&t.Image, &t.Name, &t.Digest, &t.Push, (*instant)(&t.MovedAt))
+	return t, err
+}
+
+func (db *DB) Tag(ctx context.Context, image tidelock.ImageID, name string) (tidelock.Tag, error) {
+	return one(ctx, db.point(ctx), "tag", scanTag, selectTag, image, name)
+}
+
+// Tags lists the tags of an image after a name, by name.
+func (db *DB) Tags(ctx context.Context, image tidelock.ImageID, after string, limit int) ([]tidelock.Tag, error) {
+	if limit > 0 {
+		return many(ctx, db.point(ctx), "tags", scanTag, selectTags+` LIMIT ?`, image, after, limit)
+	}
+	return many(ctx, db.point(ctx), "tags", scanTag, selectTags, image, after)
+}
+
+// TagsOf lists the tags that point at an artifact, by name.
+func (db *DB) TagsOf(ctx context.Context, image tidelock.ImageID, digest tidelock.Digest) ([]tidelock.Tag, error) {
+	return many(ctx, db.point(ctx), "tags", scanTag, selectTagsOf, image, digest)
+}
+
+func (db *DB) CountTags(ctx context.Context, image tidelock.ImageID) (int, error) {
+	var n int
+	if err := db.point(ctx).row(ctx, countTags, image).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count tags: %w", err)
+	}
+	return n, nil
+}
+
+// scanTagHead reads a tag as what a source follows.
+func scanTagHead(row scanner) (h tidelock.Head, err error) {
+	var name string
+	err = row.Scan(&h.Image, &name, &h.Digest, &h.Push, (*instant)(&h.MovedAt), &h.Commit, &h.Trace)
+	h.Ref = tidelock.TagRef(name)
+	return h, err
+}
+
+// TagHeads lists the tags of an image, by name, as what sources follow.
+func (db *DB) TagHeads(ctx context.Context, image tidelock.ImageID) ([]tidelock.Head, error) {
+	return many(ctx, db.point(ctx), "tags", scanTagHead, selectTagHeads+` ORDER BY t.name`, image)
+}
+
+func (db *DB) TagHead(ctx context.Context, image tidelock.ImageID, name string) (tidelock.Head, error) {
+	return one(ctx, db.point(ctx), "tag", scanTagHead, selectTagHeads+` AND t.name = ?`, image, name)
+}
