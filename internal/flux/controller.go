@@ -444,8 +444,15 @@ func (c *Controller) includeWant(namespace string, include []string) []string {
 	return want
 }
 
-// relocate takes what a HelmRepository says; the zero registry stands for one
-// that is gone. The lock is held.
+// registryObserved takes what a HelmRepository says; the zero registry stands
+// for one that is gone.
+func (c *Controller) registryObserved(name types.NamespacedName, r registry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.relocate(registryID(name), r)
+}
+
+// relocate tells charts of their HelmRepository; the lock is held.
 func (c *Controller) relocate(id tidelock.SourceID, r registry) {
 	if r.edition == "" {
 		delete(c.registries, id)

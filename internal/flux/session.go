@@ -454,12 +454,6 @@ func (s *session) watchKind(ctx context.Context, object client.Object, observed 
 	return registration.HasSynced, nil
 }
 
-func (s *session) registryObserved(name types.NamespacedName, r registry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.relocate(registryID(name), r)
-}
-
 // note takes that something is there at the beginning of the session.
 func (s *session) note(id tidelock.SourceID) {
 	s.mu.Lock()

@@ -405,3 +405,50 @@ func TestTrackInclude(t *testing.T) {
 		t.Errorf("called %d times in 6 h", calls)
 	}
 }
+
+// TestTrackOfEveryKind brings a source of each kind from what it has to what
+// is announced, through a failure, and back.
+func TestTrackOfEveryKind(t *testing.T) {
+	goal := func(tag string, digest tidelock.Digest) tidelock.Goal {
+		return tidelock.Goal{Ref: tidelock.TagRef(tag), Digest: digest}
+	}
+	tests := []struct {
+		kind     tidelock.SourceKind
+		has      string
+		now      tidelock.Goal // what it has
+		next     tidelock.Goal
+		shows    string // then
+		nextName string // in messages
+	}{
+		{tidelock.GitRepository, revision(commitA), tidelock.Goal{Ref: "refs/heads/main", Commit: commitA},
+			tidelock.Goal{Ref: "refs/heads/main", Commit: commitB}, revision(commitB), string(commitB)},
+		{tidelock.OCIRepository, "latest@" + string(digestA), goal("latest", digestA), goal("latest", digestB), "latest@" + string(digestB), "latest@" + string(digestB)},
+		{tidelock.OCIRepository, "1.0.0@" + string(digestA), goal("1.0.0", digestA), goal("1.1.0", digestB), "1.1.0@" + string(digestB), "1.1.0@" + string(digestB)},
+		{tidelock.HelmChart, "1.0.0", goal("1.0.0", digestA), goal("v1.1.0", digestB), "1.1.0+2", "v1.1.0@" + string(digestB)},
+	}
+	for _, tt := range tests {
+		t.Run(string(tt.kind), func(t *testing.T) {
+			s := newStory(t)
+			s.track = &track{id: tidelock.SourceID(tt.kind + "/ns/site"), ours: true}
+			s.show(func(o *observation) { o.revision = tt.has })
+			number := int64(0)
+			announce := func(goal tidelock.Goal) *story {
+				number++
+				s.track.announce(Announcement{Source: s.track.id, Number: number, Goal: goal, Gone: goal.None()}, s.now)
+				return s
+			}
+			announce(tt.now).is(tidelock.Converged).quiet()
+			announce(tt.next).is(tidelock.Delivered).calls()
+			s.show(func(o *observation) { o.handledAt = o.requestedAt }).is(tidelock.Handled).quiet()
+			if got := s.track.announcement.progress.Message; !strings.Contains(got, tt.has) || !strings.Contains(got, tt.nextName) {
+				t.Errorf("message: got %q, want both %q and %q in it", got, tt.has, tt.nextName)
+			}
+			s.pass(time.Minute).calls().show(func(o *observation) { o.handledAt, o.failure = o.requestedAt, "OCIPullFailed: x" }).is(tidelock.Failed)
+			s.pass(time.Minute).calls().show(func(o *observation) { o.handledAt, o.failure, o.revision = o.requestedAt, "", tt.shows }).is(tidelock.Converged).quiet()
+			if source := s.track.source(); source.LastNumber != number || source.LastCommit != tt.next.Commit || source.LastDigest != tt.next.Digest {
+				t.Errorf("told %+v", source)
+			}
+			announce(tidelock.Goal{Ref: tt.next.Ref}).is(tidelock.Gone).quiet()
+		})
+	}
+}
