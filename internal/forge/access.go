@@ -61,6 +61,9 @@ const (
 	ReadImages   Action = "read images"   // by API
 	ManageImages Action = "manage images" // remove whole ones, and the rules about them
 
+	ReadReportRules   Action = "read report rules"
+	ManageReportRules Action = "manage report rules"
+
 	// On a group.
 	ReadGroup          Action = "read group"
 	CreateProject      Action = "create project"
@@ -211,6 +214,9 @@ var rules = map[Action]rule{
 	DeleteImage:  {on: onProject, member: tidelock.Developer, scopes: imageWrite, write: true},
 	ReadImages:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
 	ManageImages: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
+
+	ReadReportRules:   {on: onProject, member: tidelock.Reporter, scopes: apiRead},
+	ManageReportRules: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 
 	ReadGroup:          {on: onGroup, member: tidelock.Guest, visible: true, scopes: apiRead},
 	CreateProject:      {on: onGroup, member: tidelock.Developer, scopes: apiWrite},

@@ -56,6 +56,8 @@ push images               | 401  | 403      | 403   | 403      | y         | y  
 delete images             | 401  | 403      | 403   | 403      | y         | y          | y     | api write_registry                              |
 read images               | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
 manage images             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read report rules         | 401  | 403      | 403   | y        | y         | y          | y     | api read_api                                    |
+manage report rules       | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read deploy keys          | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage deploy keys        | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read group deploy keys    | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
@@ -74,6 +76,7 @@ read group access tokens  | 401  | 403      | 403   | 403      | 403       | 403
 manage group tokens       | 401  | 403      | 403   | 403      | 403       | 403        | y     | api                                             |
 list projects and groups  | y    | y        | y     | y        | y         | y          | y     | api read_api                                    |
 read version              | 401  | y        | y     | y        | y         | y          | y     | api read_api read_user                          |
+read signing keys         | y    | y        | y     | y        | y         | y          | y     | api read_api read_user read_repository write_repository read_registry write_registry k8s_proxy self_rotate |
 read own user             | 401  | y        | y     | y        | y         | y          | y     | api read_api read_user                          |
 read users                | 401  | y        | y     | y        | y         | y          | y     | api read_api read_user                          |
 create top-level group    | 401  | y        | y     | y        | y         | y          | y     | api                                             |
@@ -239,6 +242,7 @@ var onGroups = []forge.Action{
 }
 
 var onForge = []forge.Action{
+	forge.ReadSignerKeys,
 	forge.ReadOwnKeys, forge.ManageOwnKeys,
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
 	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Oversee, forge.Administer,

@@ -21,7 +21,8 @@ const maxFilter = 1000
 // a digest, the highest version that matches, a tag, or "latest"; a HelmChart
 // the highest version, without pre-releases unless asked for; an
 // ImageRepository all tags, whose goal is a digest of what they are. An error
-// of kind NotFound says that nothing matches, Invalid that nothing ever can.
+// of kind NotFound says that nothing matches, Invalid that nothing ever can; a
+// *HoldError comes with the head, which is not to be announced yet.
 func (f *Forge) ResolveImage(ctx context.Context, project tidelock.ProjectID, image string, kind tidelock.SourceKind, spec tidelock.RefSpec) (tidelock.Head, error) {
 	i, err := f.store.ImageByName(ctx, project, image)
 	if tidelock.KindOf(err) == tidelock.NotFound {
@@ -49,7 +50,10 @@ func (f *Forge) ResolveImage(ctx context.Context, project tidelock.ProjectID, im
 		return tidelock.Head{}, err
 	}
 	head.Project, head.Image = project, i.ID
-	return head, nil
+	if kind == tidelock.ImageRepository {
+		return head, nil
+	}
+	return head, f.held(ctx, i, head.Digest, head.MovedAt)
 }
 
 func (f *Forge) tagHead(ctx context.Context, i tidelock.Image, tag string) (tidelock.Head, error) {

@@ -29,6 +29,8 @@ type Store interface {
 	userStore
 	keyStore
 	imageStore
+	blobStore
+	reportRuleStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

@@ -42,6 +42,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
 	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
 	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
+	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {
@@ -734,9 +735,9 @@ func clientOurs(t *testing.T, w *world, c *gitlab.Client) {
 	sources := "/projects/ours%2Fconfig/cluster_agents/" + itoa(agent.ID) + "/sources"
 	micros := at.Format("2006-01-02T15:04:05.000000Z")
 	if got, want := do("GET", sources, "", nil).body, `[{"source":"GitRepository/flux-system/app","project_id":`+itoa(int64(app.ID))+
-		`,"ref":"refs/heads/main","wanted":"`+string(commit)+`","revision":"main@sha1:`+string(commit)+`","suspended":false,"state":"converged",`+
+		`,"ref":"refs/heads/main","wanted":"`+string(commit)+`","digest":null,"revision":"main@sha1:`+string(commit)+`","suspended":false,"state":"converged",`+
 		`"message":"","since":"`+micros+`","updated_at":"`+micros+`"},`+
-		`{"source":"GitRepository/flux-system/other","project_id":null,"ref":null,"wanted":null,"revision":null,"suspended":true,"state":"not served",`+
+		`{"source":"GitRepository/flux-system/other","project_id":null,"ref":null,"wanted":null,"digest":null,"revision":null,"suspended":true,"state":"not served",`+
 		`"message":"not for you","since":"`+micros+`","updated_at":"`+micros+`"}]`; strings.TrimSpace(got) != want {
 		t.Errorf("GET %s:\n%s\nwant\n%s", sources, got, want)
 	}

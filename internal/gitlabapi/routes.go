@@ -147,6 +147,8 @@ func (a *API) table() []route {
 		a.shareRoutes(),
 		a.variableRoutes(),
 		a.auditRoutes(),
+		a.signingRoutes(),
+		a.reportRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
 		a.environmentRoutes(),

@@ -14,10 +14,11 @@ import (
 )
 
 // keptFiles are those files of the data folder that a server cannot make
-// again: without them agents and clients would trust it no more, and sealed
-// secrets could not be read.
+// again: without them agents and clients would trust it no more, sealed
+// secrets could not be read, and what was signed could not be verified.
 var keptFiles = []string{
 	"secret.key",
+	"signing/cosign.key", "signing/retired.pub",
 	"ssh/host_ed25519",
 	"tls/ca.crt", "tls/ca.key", "tls/server.crt", "tls/server.key",
 }

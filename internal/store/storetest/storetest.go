@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Keys", keyTests},
 		{"TokenFamilies", familyTests},
 		{"Shares", shareTests},
+		{"ReportRules", reportRuleTests},
 		{"Owners", ownerTests},
 		{"Variables", variableTests},
 		{"Changes", changeTests},
