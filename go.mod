@@ -6,8 +6,9 @@ require (
 	connectrpc.com/connect v1.21.1
 	github.com/Masterminds/semver/v3 v3.5.0
 	github.com/coder/websocket v1.8.15
+	github.com/fluxcd/image-reflector-controller/api v1.0.4
 	github.com/fluxcd/notification-controller/api v1.7.3
-	github.com/fluxcd/pkg/apis/meta v1.22.0
+	github.com/fluxcd/pkg/apis/meta v1.23.0
 	github.com/fluxcd/source-controller/api v1.7.3
 	github.com/go-logr/logr v1.4.4
 	github.com/google/go-cmp v0.7.0

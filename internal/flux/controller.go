@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	imagev1 "github.com/fluxcd/image-reflector-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
@@ -103,7 +104,9 @@ var silenceGlobalLog = sync.OnceFunc(func() { crlog.SetLogger(logr.Discard()) })
 
 var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{authorizationv1.AddToScheme, corev1.AddToScheme, sourcev1.AddToScheme, notificationv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		authorizationv1.AddToScheme, corev1.AddToScheme, sourcev1.AddToScheme, imagev1.AddToScheme, notificationv1.AddToScheme,
+	} {
 		if err := add(s); err != nil {
 			panic(err) // two types of one name in our own dependencies
 		}
@@ -548,7 +551,7 @@ func (t *track) source() Source {
 		UID:       string(t.seen.uid),
 		URL:       t.seen.url,
 		Ref:       t.seen.ref,
-		Revision:  t.seen.revision,
+		Revision:  t.revision(),
 		Suspended: t.seen.suspended,
 	}
 	if a := t.announcement; a != nil {

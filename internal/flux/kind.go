@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	imagev1 "github.com/fluxcd/image-reflector-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -26,7 +27,7 @@ type kind struct {
 }
 
 // kinds are all that there are; a cluster may serve only some of them.
-var kinds = []*kind{gitRepository, ociRepository, helmChart}
+var kinds = []*kind{gitRepository, ociRepository, helmChart, imageRepository}
 
 func newKind[T client.Object](gvk schema.GroupVersionKind, resource string, object T, read func(T, *observation), needs ...string) *kind {
 	return &kind{
@@ -85,6 +86,17 @@ var helmChart = newKind(sourcev1.GroupVersion.WithKind(sourcev1.HelmChartKind), 
 		}
 		o.shows(chart.Status.Artifact, chart.Status.Conditions, chart.Status.ReconcileRequestStatus)
 	}, helmRepositories)
+
+// An image repository has no artifact: Flux reads the tags of an image, for
+// others to choose from.
+var imageRepository = newKind(imagev1.GroupVersion.WithKind(imagev1.ImageRepositoryKind), "imagerepositories", &imagev1.ImageRepository{},
+	func(repo *imagev1.ImageRepository, o *observation) {
+		o.url = withoutUser("oci://" + repo.Spec.Image)
+		o.suspended = repo.Spec.Suspend
+		o.uses(repo.Spec.SecretRef, repo.Spec.CertSecretRef, repo.Spec.ProxySecretRef)
+		o.shows(nil, repo.Status.Conditions, repo.Status.ReconcileRequestStatus)
+		o.busy = apimeta.IsStatusConditionTrue(repo.Status.Conditions, meta.ReconcilingCondition)
+	})
 
 // helmRepositories is the resource of HelmRepository, which is no source of
 // ours: those of type oci only say where their charts are.

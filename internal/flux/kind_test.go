@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	imagev1 "github.com/fluxcd/image-reflector-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -143,6 +144,16 @@ func TestObserve(t *testing.T) {
 			ref: tidelock.RefSpec{SemVer: "1.x"}, helmRepository: "charts", chart: "web",
 			secrets: []string{"keys"}, revision: "r", artifact: "r d",
 		}},
+		{imageRepository, &imagev1.ImageRepository{
+			ObjectMeta: marked("x"),
+			Spec: imagev1.ImageRepositorySpec{
+				Image: "forge.example:8443/team/x", Suspend: true,
+				SecretRef: local("login"), CertSecretRef: local("ca"), ProxySecretRef: local("proxy"),
+			},
+			Status: imagev1.ImageRepositoryStatus{
+				Conditions: append(failed, metav1.Condition{Type: meta.ReconcilingCondition, Status: metav1.ConditionTrue}), ReconcileRequestStatus: requests,
+			},
+		}, observation{url: "oci://forge.example:8443/team/x", secrets: []string{"login", "ca", "proxy"}, busy: true}},
 	}
 	for _, tt := range tests {
 		want := tt.want
@@ -306,7 +317,7 @@ func (s apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestDiscover asks API servers that have more or less of Flux, and that let
 // us see more or less of it.
 func TestDiscover(t *testing.T) {
-	const sources, receivers = "source.toolkit.fluxcd.io/v1", "notification.toolkit.fluxcd.io/v1"
+	const sources, images, receivers = "source.toolkit.fluxcd.io/v1", "image.toolkit.fluxcd.io/v1", "notification.toolkit.fluxcd.io/v1"
 	all := []string{"gitrepositories", "ocirepositories", "helmcharts", "helmrepositories", "buckets"}
 	tests := []struct {
 		name      string
@@ -319,6 +330,10 @@ func TestDiscover(t *testing.T) {
 		{"receivers alone", apiServer{served: map[string][]string{receivers: {"receivers"}}}, "", false, "Flux is not installed"},
 		{"sources alone", apiServer{served: map[string][]string{sources: all}}, "GitRepository OCIRepository HelmChart", false, "notification-controller is not installed"},
 		{"all", apiServer{served: map[string][]string{sources: all, receivers: {"alerts", "receivers"}}}, "GitRepository OCIRepository HelmChart", true, ""},
+		{"images too", apiServer{served: map[string][]string{sources: all, images: {"imagerepositories"}, receivers: {"receivers"}}},
+			"GitRepository OCIRepository HelmChart ImageRepository", true, ""},
+		{"older rights of images", apiServer{served: map[string][]string{sources: all, images: {"imagerepositories"}, receivers: {"receivers"}}, refused: []string{"imagerepositories"}},
+			"GitRepository OCIRepository HelmChart", true, "may not watch imagerepositories"},
 		{"older", apiServer{served: map[string][]string{sources: {"gitrepositories", "helmcharts", "helmrepositories"}, receivers: {"receivers"}}},
 			"GitRepository HelmChart", true, "does not serve OCIRepository of source.toolkit.fluxcd.io/v1"},
 		{"charts without repositories", apiServer{served: map[string][]string{sources: {"ocirepositories", "helmcharts"}, receivers: {"receivers"}}},

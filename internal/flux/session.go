@@ -66,7 +66,8 @@ func (i installation) missing() string {
 	}
 	var absent []string
 	for _, k := range kinds {
-		if !slices.Contains(i.kinds, k) {
+		// Whoever has no use for image-reflector-controller does without.
+		if k != imageRepository && !slices.Contains(i.kinds, k) {
 			absent = append(absent, k.Kind)
 		}
 	}

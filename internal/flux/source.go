@@ -25,7 +25,7 @@ type Source struct {
 	UID        string
 	URL        string // without user info; of an image "oci://<host>/<path>"
 	Ref        tidelock.RefSpec
-	Revision   string // of the artifact, as Flux writes it
+	Revision   string // of the artifact, as Flux writes it; of an image what was announced before its tags were read
 	Suspended  bool
 	LastNumber int64 // of the last announcement, 0 for none
 	LastCommit tidelock.CommitID
@@ -53,6 +53,7 @@ type observation struct {
 	requestedAt string   // the annotation
 	handledAt   string   // status.lastHandledReconcileAt
 	failure     string   // the message of Ready=False, empty otherwise
+	busy        bool     // of an image: its tags are being read, or could not be
 }
 
 // spec is what decides which revision the source follows.

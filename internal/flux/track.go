@@ -84,6 +84,10 @@ type track struct {
 	// empty if one is missing or nothing is included.
 	includeWant []string
 
+	// scanned is the last announcement after which Flux read the tags of an
+	// image; sources of other kinds show themselves what they have.
+	scanned Announcement
+
 	announcement *announcement // the latest; nil for none
 	request      *request      // the latest that is over; nil for none, or to ask again
 	calling      bool          // one is under way
@@ -185,7 +189,11 @@ func (t *track) observe(o observation, now time.Time) {
 	if before.uid != o.uid && before.uid != "" {
 		// Another object of the same name: nothing of the old one holds.
 		t.announcement, t.request, t.hook, t.changed = nil, nil, nil, false
+		t.scanned = Announcement{}
 		t.calm()
+	}
+	if before.spec() != o.spec() {
+		t.scanned = Announcement{}
 	}
 	if !slices.Equal(before.secretNames(), o.secretNames()) {
 		t.secretVersion = ""
@@ -296,7 +304,7 @@ func (t *track) wake(now time.Time) {
 	if !t.regressedAt.IsZero() && now.Sub(t.regressedAt) >= regressGrace {
 		t.regressedAt = time.Time{}
 		if a := t.announcement; a != nil && a.progress.State == tidelock.Converged && !t.has(a) {
-			t.report(tidelock.Failed, fmt.Sprintf("Flux went from %s to %q", a.want(), t.seen.revision))
+			t.report(tidelock.Failed, fmt.Sprintf("Flux went from %s to %q", inWords(a.Goal), t.revision()))
 			t.request = nil
 		}
 	}
@@ -328,6 +336,9 @@ func (t *track) settle(now time.Time) {
 	}
 
 	a := t.announcement
+	if r := t.request; a != nil && r != nil && r.handled && r.number == a.Number && !t.seen.busy && t.seen.failure == "" {
+		t.scanned = a.Announcement
+	}
 	if a != nil && a.Gone {
 		t.report(tidelock.Gone, "")
 	}
@@ -359,7 +370,7 @@ func (t *track) settle(now time.Time) {
 			t.report(tidelock.Delivered, "")
 		}
 		t.wanted = true
-	case pending:
+	case pending, t.seen.busy && t.seen.failure == "":
 	default:
 		t.judge(moved, now)
 	}
@@ -376,7 +387,26 @@ func (t *track) unasked(moved, includes bool) bool {
 
 // has reports whether the source is where the announcement wants it.
 func (t *track) has(a *announcement) bool {
+	if t.id.Kind() == tidelock.ImageRepository {
+		return !a.Gone && a.Number == t.scanned.Number
+	}
 	return tidelock.ParseRevision(t.id.Kind(), t.seen.revision).Meets(a.Goal)
+}
+
+// revision is what the source has, as Flux writes it, or would.
+func (t *track) revision() string {
+	if t.id.Kind() == tidelock.ImageRepository {
+		return inWords(t.scanned.Goal)
+	}
+	return t.seen.revision
+}
+
+// inWords writes a goal as Flux does.
+func inWords(g tidelock.Goal) string {
+	if tag, ok := g.Ref.Tag(); ok && g.Digest != "" {
+		return tag + "@" + string(g.Digest)
+	}
+	return cmp.Or(string(g.Digest), string(g.Commit))
 }
 
 // headMissing reports whether the source is to be brought to what was
@@ -425,11 +455,11 @@ func (t *track) judge(moved bool, now time.Time) {
 	case t.seen.failure != "":
 		t.report(tidelock.Failed, t.seen.failure)
 	case t.failures > 1 || a.progress.State == tidelock.Failed:
-		t.report(tidelock.Failed, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.want()))
+		t.report(tidelock.Failed, fmt.Sprintf("Flux has %q, not %s", t.revision(), inWords(a.Goal)))
 	default:
 		// Flux has fetched something else without trouble: likely a later
 		// push, whose announcement is on its way.
-		t.report(tidelock.Handled, fmt.Sprintf("Flux has %q, not %s", t.seen.revision, a.want()))
+		t.report(tidelock.Handled, fmt.Sprintf("Flux has %q, not %s", t.revision(), inWords(a.Goal)))
 	}
 }
 
@@ -475,14 +505,6 @@ func (t *track) unhandledAfter() time.Duration {
 // after that have other reasons.
 func (a *announcement) open() bool {
 	return a.progress.State != tidelock.Converged && a.progress.State != tidelock.Gone
-}
-
-// want is what was announced in the words of Flux.
-func (a *announcement) want() string {
-	if tag, ok := a.Ref.Tag(); ok && a.Digest != "" {
-		return tag + "@" + string(a.Digest)
-	}
-	return cmp.Or(string(a.Digest), string(a.Commit))
 }
 
 // since is how long after its arrival something happened; never zero.

@@ -452,3 +452,56 @@ func TestTrackOfEveryKind(t *testing.T) {
 		})
 	}
 }
+
+// TestTrackOfAnImage follows an ImageRepository, which has no artifact to show:
+// it has what was announced once Flux has read the tags after it.
+func TestTrackOfAnImage(t *testing.T) {
+	s := newStory(t)
+	s.track = &track{id: "ImageRepository/ns/site", ours: true}
+	s.show(func(o *observation) { o.revision = "" })
+	announce := func(number int64, digest tidelock.Digest) *story {
+		goal := tidelock.Goal{Ref: "refs/tags/main", Digest: digest}
+		s.track.announce(Announcement{Source: s.track.id, Number: number, Goal: goal, Gone: digest == ""}, s.now)
+		return s
+	}
+	// scans has Flux act on the request, and tell of it step by step.
+	scans := func(failure string) *story {
+		s.show(func(o *observation) { o.busy = true })
+		s.show(func(o *observation) { o.handledAt = o.requestedAt }).quiet()
+		if got := s.state(); got == tidelock.Converged {
+			t.Errorf("converged while Flux is at it")
+		}
+		return s.show(func(o *observation) { o.failure, o.busy = failure, failure != "" })
+	}
+	announce(1, digestA).is(tidelock.Delivered).calls()
+	scans("").is(tidelock.Converged).quiet().pass(time.Hour).quiet()
+	if got := s.track.source(); got.Revision != "main@"+string(digestA) || got.LastNumber != 1 || got.LastDigest != digestA {
+		t.Errorf("told %+v", got)
+	}
+
+	// A tag that points at the same artifact is news too.
+	announce(2, digestA).is(tidelock.Delivered).calls()
+	scans("").is(tidelock.Converged)
+
+	// Flux reads the tags on its own: nothing to us.
+	s.show(func(o *observation) { o.busy = true }).quiet().show(func(o *observation) { o.busy = false }).is(tidelock.Converged).quiet()
+
+	// It cannot, and then can by itself.
+	announce(3, digestB).calls()
+	scans("ReadOperationFailed: x").is(tidelock.Failed)
+	s.pass(time.Minute).calls()
+	scans("ReadOperationFailed: x").is(tidelock.Failed)
+	s.show(func(o *observation) { o.failure, o.busy = "", false }).is(tidelock.Converged).quiet()
+
+	// The next one comes while the scan for this one is under way.
+	announce(4, digestA).calls()
+	announce(5, digestB).calls()
+	s.show(func(o *observation) { o.handledAt = "stamp 0" }).is(tidelock.Delivered)
+	scans("").is(tidelock.Converged)
+
+	announce(6, "").is(tidelock.Gone).quiet()
+	s.show(func(o *observation) { o.url = "oci://forge.example/team/other" })
+	if got := s.track.source().Revision; got != "" {
+		t.Errorf("of another image it has %q", got)
+	}
+}
