@@ -107,6 +107,11 @@ func (f *Forge) Authenticate(ctx context.Context, secret tidelock.Secret) (Princ
 	case err != nil:
 		return Principal{}, fmt.Errorf("look up a token: %w", err)
 	}
+	return f.bearer(ctx, token)
+}
+
+// bearer is who a token stands for, if it still does.
+func (f *Forge) bearer(ctx context.Context, token tidelock.Token) (Principal, error) {
 	now := f.now()
 	if token.Revoked {
 		return Principal{}, tidelock.Errorf(tidelock.Unauthenticated, "Token was revoked. You have to re-authorize from the user.")

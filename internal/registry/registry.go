@@ -146,9 +146,9 @@ func (r *Registry) PutBlob(ctx context.Context, name Name, want tidelock.Digest,
 	return u.Commit(ctx, want)
 }
 
-// Blob opens a blob of an image for reading; on disk it is an *os.File. One
-// that the image does not have is NotFound.
-func (r *Registry) Blob(ctx context.Context, name Name, digest tidelock.Digest) (io.ReadCloser, int64, error) {
+// Blob opens a blob of an image for reading; on disk it is an *os.File, which
+// the kernel can send by itself. One that the image does not have is NotFound.
+func (r *Registry) Blob(ctx context.Context, name Name, digest tidelock.Digest) (io.ReadSeekCloser, int64, error) {
 	size, err := r.StatBlob(ctx, name, digest)
 	if err != nil {
 		return nil, 0, err
@@ -160,16 +160,63 @@ func (r *Registry) Blob(ctx context.Context, name Name, digest tidelock.Digest) 
 	case err != nil:
 		return nil, 0, fmt.Errorf("open blob %s: %w", digest, err)
 	}
-	return content, size, nil
+	if file, ok := content.(io.ReadSeekCloser); ok {
+		return file, size, nil
+	}
+	return &seekable{ctx: ctx, medium: r.medium, path: blobPath(digest), size: size, open: content}, size, nil
 }
 
-// BlobFrom opens a blob of an image for reading from an offset on.
-func (r *Registry) BlobFrom(ctx context.Context, digest tidelock.Digest, offset int64) (io.ReadCloser, error) {
-	content, err := r.medium.Reader(ctx, blobPath(digest), offset)
-	if err != nil {
-		return nil, fmt.Errorf("open blob %s at %d: %w", digest, offset, err)
+// A seekable reads content of a medium that can only read on, by opening it
+// anew where the next read is.
+type seekable struct {
+	ctx    context.Context // of the request that reads
+	medium medium
+	path   string
+	size   int64
+	at     int64
+	open   io.ReadCloser // at at; nil before it is needed
+}
+
+func (s *seekable) Read(p []byte) (int, error) {
+	if s.open == nil {
+		if s.at >= s.size {
+			return 0, io.EOF
+		}
+		content, err := s.medium.Reader(s.ctx, s.path, s.at)
+		if err != nil {
+			return 0, fmt.Errorf("read %s from %d: %w", s.path, s.at, err)
+		}
+		s.open = content
 	}
-	return content, nil
+	n, err := s.open.Read(p)
+	s.at += int64(n)
+	return n, err
+}
+
+func (s *seekable) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += s.at
+	case io.SeekEnd:
+		offset += s.size
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek to %d", offset)
+	}
+	if offset == s.at {
+		return offset, nil
+	}
+	s.at = offset
+	return offset, s.Close()
+}
+
+func (s *seekable) Close() error {
+	if s.open == nil {
+		return nil
+	}
+	err := s.open.Close()
+	s.open = nil
+	return err
 }
 
 // StatBlob returns the size of a blob of an image.

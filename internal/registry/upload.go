@@ -125,15 +125,15 @@ func (u *Upload) Append(ctx context.Context, content io.Reader) error {
 	return u.append(ctx, content)
 }
 
-// AppendAt takes more of the blob if so many bytes were taken already, and
-// returns how many there are now.
+// AppendAt takes more of the blob if so many bytes were taken already, below 0
+// however many were, and returns how many there are now.
 func (u *Upload) AppendAt(ctx context.Context, offset int64, content io.Reader) (int64, error) {
 	release, err := u.hold()
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	if offset != u.size {
+	if offset >= 0 && offset != u.size {
 		return u.size, Errorf(tidelock.Invalid, RangeInvalid, "the upload has %d bytes: go on from there, not from %d", u.size, offset)
 	}
 	err = u.append(ctx, content)
