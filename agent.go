@@ -103,6 +103,7 @@ const (
 	// Of sources only.
 	NotServed  AnnouncementState = "not served" // its URL leads to no project that the agent may be told of
 	Unresolved AnnouncementState = "unresolved" // nothing matches its ref
+	Held       AnnouncementState = "held"       // the artifact waits for a report that a rule of its project wants
 )
 
 // Goal is what the source should have; none when it is gone.

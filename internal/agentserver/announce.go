@@ -197,8 +197,7 @@ func (a *announcer) change(m *agentrpc.SourceChange) error {
 			}
 			a.sources[id] = src
 		}
-		path, _ := a.server.urls.ProjectPath(u.GetUrl())
-		src.change(u, strings.ToLower(path), m.GetComplete())
+		src.change(u, pathOf(a.server.urls, id.Kind(), u.GetUrl()), m.GetComplete())
 		if m.GetComplete() {
 			a.catchUp(src)
 		}
@@ -218,7 +217,7 @@ func (a *announcer) catchUp(src *source) {
 		return
 	}
 	switch {
-	case r.Commit != "" && src.revision == r.Commit:
+	case src.revision.Meets(r.Goal()):
 		r.State, r.Message = tidelock.Converged, ""
 	case r.State == tidelock.Sent:
 		r.State = tidelock.Delivered
@@ -388,7 +387,7 @@ func (a *announcer) accessChanged(id tidelock.ProjectID, path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for sid, src := range a.sources {
-		if src.project == id || (path != "" && src.path == path) {
+		if src.project == id || (path != "" && src.mayLeadTo(path)) {
 			a.mark(sid, event)
 		}
 	}
@@ -536,7 +535,7 @@ func (a *announcer) writeMarked(ctx context.Context) (again bool, err error) {
 // of those projects mark them, and reports whether any led elsewhere before.
 func (a *announcer) follow(ctx context.Context, look *lookup, batch []item) (moved bool) {
 	for _, item := range batch {
-		p, err := look.project(ctx, item.path)
+		p, err := look.project(ctx, item.kind, item.path)
 		if err != nil {
 			continue // found again, and dealt with, by find
 		}
@@ -562,6 +561,7 @@ type item struct {
 	id      tidelock.SourceID
 	version int
 	why     reason
+	kind    tidelock.SourceKind
 	path    string
 	spec    tidelock.RefSpec
 }
@@ -582,7 +582,7 @@ func (a *announcer) takeBatch() (batch []item, resync string) {
 			}
 			delete(a.dirty, id)
 			if src := a.sources[id]; src != nil {
-				batch = append(batch, item{id: id, version: src.version, why: why, path: src.path, spec: src.spec})
+				batch = append(batch, item{id: id, version: src.version, why: why, kind: id.Kind(), path: src.path, spec: src.spec})
 			}
 		}
 	}
@@ -614,7 +614,7 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 	}
 	if src.servedAs != 0 && (!w.served || src.servedAs != w.project) {
 		// Whatever comes next starts from what Flux has then.
-		src.told, src.commit = false, ""
+		src.told, src.goal = false, tidelock.Goal{}
 		if src.unfinished() {
 			a.closeRecord(src.record, "the source no longer leads to a project that the agent may be told of")
 		}
@@ -630,7 +630,7 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 	a.server.records.put(record)
 	a.server.metrics.sent.Inc()
 	a.log.InfoContext(ctx, "announced", "source", src.id, "number", record.Number, "project", record.Project,
-		"ref", record.Ref, "commit", record.Commit)
+		"ref", record.Ref, "commit", record.Commit, "digest", record.Digest)
 	return append(out, announcement(record))
 }
 
@@ -645,7 +645,7 @@ func resolution(id tidelock.SourceID, w wanted) *agentrpc.AnnounceResponse {
 func announcement(r tidelock.Announcement) *agentrpc.AnnounceResponse {
 	m := &agentrpc.Announcement{
 		SourceId: string(r.Source), Number: r.Number, ProjectId: int64(r.Project),
-		Ref: string(r.Ref), Commit: string(r.Commit), Gone: r.Commit == "", PushId: int64(r.Push),
+		Ref: string(r.Ref), Commit: string(r.Commit), Digest: string(r.Digest), Gone: r.Goal().None(), PushId: int64(r.Push),
 		Traceparent: r.Trace,
 	}
 	if !r.AcceptedAt.IsZero() {

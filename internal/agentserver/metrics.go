@@ -39,7 +39,7 @@ func newMetrics(s *Server) *metrics {
 	}
 	m.sent = counter("announcements_sent_total", "Announcements written to agents.")
 	m.delivered = counter("announcements_delivered_total", "Announcements that agents confirmed.")
-	m.converged = counter("announcements_converged_total", "Announcements whose commit Flux has fetched.")
+	m.converged = counter("announcements_converged_total", "Announcements whose commit or artifact Flux has fetched.")
 	m.failed = counter("announcements_failed_total", "Announcements that Flux could not fetch, each time it began to fail.")
 	m.resyncs = counter("resyncs_total", "Times an agent was asked for all its sources because something was missing.")
 	m.refusals = counter("messages_refused_total", "Messages of agents that were refused.")
@@ -56,7 +56,7 @@ func newMetrics(s *Server) *metrics {
 	m.oldestUndelivered = desc("oldest_undelivered_announcement_seconds",
 		"Age of the oldest latest announcement, of any agent, that its agent has not confirmed; 0 when there is none.")
 	m.oldestUnconverged = desc("oldest_unconverged_announcement_seconds",
-		"Age of the oldest latest announcement, of any agent, whose commit Flux has not fetched and that is not suspended; 0 when there is none.")
+		"Age of the oldest latest announcement, of any agent, whose commit or artifact Flux has not fetched and that is not suspended; 0 when there is none.")
 	return m
 }
 

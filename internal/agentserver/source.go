@@ -27,10 +27,10 @@ type source struct {
 	id        tidelock.SourceID
 	uid       string
 	url       string
-	path      string // of a project, as the URL spells it; "" when the URL is not ours
+	path      string // of a project or an image, in lower case; "" when the URL is not ours
 	spec      tidelock.RefSpec
 	artifact  string            // what Flux has, as it writes it
-	revision  tidelock.CommitID // the commit of artifact
+	revision  tidelock.Revision // the same, read
 	suspended bool
 	version   int // counts changes of the above
 
@@ -45,12 +45,31 @@ type source struct {
 	// The last announcement that the agent has or that is on its way.
 	number int64 // only grows
 	told   bool
-	commit tidelock.CommitID // "" with told: the ref is gone
-	sentAt time.Time         // zero when it came before this stream
+	goal   tidelock.Goal // none with told: the ref is gone
+	sentAt time.Time     // zero when it came before this stream
 
 	delivered int64                  // the number that the agent named last, as its digest has it
 	record    *tidelock.Announcement // of number; nil when nothing is known of it
 	traced    hopSet                 // of record
+}
+
+// pathOf finds out which project or image the URL of a source names; "" when it
+// lies under none of the forge's, or the kind is not known.
+func pathOf(urls tidelock.URLSet, kind tidelock.SourceKind, url string) (path string) {
+	switch {
+	case kind.OfImage():
+		path, _ = urls.ImagePath(url)
+	case kind == tidelock.GitRepository:
+		path, _ = urls.ProjectPath(url)
+	}
+	return strings.ToLower(path)
+}
+
+// mayLeadTo reports whether the source may follow a project of a path, or an
+// image below it.
+func (s *source) mayLeadTo(project string) bool {
+	below, ok := strings.CutPrefix(s.path, project)
+	return ok && (below == "" || below[0] == '/' && s.id.Kind().OfImage())
 }
 
 // answer notes where the source should be, and reports whether what the agent
@@ -72,27 +91,28 @@ type wanted struct {
 	settled bool // whether head and gone mean anything
 	head    tidelock.Head
 	gone    bool   // nothing matches the spec
-	reason  string // why head is not known
+	held    bool   // head is not to be announced yet
+	reason  string // why head is not known, or held
 }
 
 // due reports whether an announcement of w has to be made.
 func (s *source) due(w wanted) bool {
 	switch {
-	case !w.served || !w.settled:
+	case !w.served || !w.settled || w.held:
 		return false
 	case w.gone:
 		if s.told {
-			return s.commit != ""
+			return !s.goal.None()
 		}
-		return s.revision != "" // something was there once
-	case s.told && s.commit == w.head.Commit:
+		return !s.revision.None() // something was there once
+	case s.told && s.goal.Same(w.head.Goal()):
 		return false
-	case s.told && s.commit == "":
+	case s.told && s.goal.None():
 		return true // it is back
 	}
-	// An unfinished announcement of another commit has to be replaced even if
+	// An unfinished announcement of something else has to be replaced even if
 	// Flux is at the head: the agent would go on asking for the old one.
-	return s.revision != w.head.Commit || s.unfinished()
+	return !s.revision.Meets(w.head.Goal()) || s.unfinished()
 }
 
 func (s *source) unfinished() bool { return s.record != nil && unfinished(s.record.State) }
@@ -115,24 +135,27 @@ func (s *source) show(agent tidelock.AgentID) tidelock.AgentSource {
 		a.State, a.Message = tidelock.NotServed, "the URL leads to no project that the agent may be told of"
 		return a
 	}
-	a.Project, a.Ref, a.Wanted = w.project, w.head.Ref, w.head.Commit
-	if a.Wanted == "" {
-		a.Ref = refOf(s.spec)
+	goal := w.head.Goal()
+	a.Project, a.Ref, a.Wanted, a.Digest = w.project, goal.Ref, goal.Commit, goal.Digest
+	if goal.None() {
+		a.Ref = refOf(s.id.Kind(), s.spec)
 	}
-	current := s.record != nil && s.record.State != tidelock.Closed && s.record.Commit == a.Wanted
+	current := s.record != nil && s.record.State != tidelock.Closed && s.record.Goal().Same(goal)
 	switch {
-	case a.Wanted != "" && s.revision == a.Wanted:
+	case s.revision.Meets(goal):
 		a.State = tidelock.Converged
-	case a.Wanted != "" && s.suspended:
+	case w.held:
+		a.State, a.Message = tidelock.Held, w.reason
+	case !goal.None() && s.suspended:
 		a.State = tidelock.Parked
 		if current {
 			a.Message = s.record.Message
 		}
 	case current:
 		a.State, a.Message = s.record.State, s.record.Message
-	case a.Wanted == "":
+	case goal.None():
 		a.State, a.Message = tidelock.Unresolved, excuse(w.reason)
-	case s.told && s.commit == a.Wanted:
+	case s.told && s.goal.Same(goal):
 		a.State = tidelock.Delivered // so the agent says
 	default:
 		a.State = tidelock.Sent // it is about to be
@@ -143,15 +166,15 @@ func (s *source) show(agent tidelock.AgentID) tidelock.AgentSource {
 // announce moves the source on to its next number.
 func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidelock.Announcement {
 	s.number++
-	s.told, s.commit, s.sentAt = true, w.head.Commit, now
+	s.told, s.goal, s.sentAt = true, w.head.Goal(), now
 	a := tidelock.Announcement{
 		Agent: agent, Source: s.id, Number: s.number, Project: w.project,
 		State: tidelock.Sent, SentAt: now,
 	}
 	if w.gone {
-		a.Ref = refOf(s.spec)
+		a.Ref = refOf(s.id.Kind(), s.spec)
 	} else {
-		a.Ref, a.Commit = w.head.Ref, w.head.Commit
+		a.Ref, a.Commit, a.Digest = w.head.Ref, w.head.Commit, w.head.Digest
 		a.Push, a.Trace, a.AcceptedAt = w.head.Push, w.head.Trace, w.head.MovedAt
 	}
 	s.record, s.traced = &a, 0
@@ -159,18 +182,24 @@ func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidel
 }
 
 // refOf names the ref of a spec that resolves to none.
-func refOf(spec tidelock.RefSpec) tidelock.RefName {
+func refOf(kind tidelock.SourceKind, spec tidelock.RefSpec) tidelock.RefName {
 	switch {
-	case spec.Commit != "":
+	case spec.Commit != "" || spec.Digest != "":
 		return ""
 	case spec.Name != "":
 		return tidelock.RefName(spec.Name)
 	case spec.SemVer != "":
-		return "refs/tags/*"
+		return tidelock.TagRef("*")
 	case spec.Tag != "":
 		return tidelock.TagRef(spec.Tag)
 	case spec.Branch != "":
 		return tidelock.BranchRef(spec.Branch)
+	}
+	switch kind {
+	case tidelock.OCIRepository:
+		return tidelock.TagRef("latest")
+	case tidelock.HelmChart, tidelock.ImageRepository:
+		return tidelock.TagRef("*")
 	}
 	return tidelock.BranchRef("master")
 }
@@ -182,24 +211,26 @@ func (s *source) change(m *agentrpc.Source, path string, complete bool) {
 	s.version++
 	if s.uid != m.GetUid() {
 		// Another object of the same name: what the old one was told is void.
-		s.uid, s.told, s.commit, s.delivered = m.GetUid(), false, "", 0
+		s.uid, s.told, s.goal, s.delivered = m.GetUid(), false, tidelock.Goal{}, 0
 		complete = true
 	}
 	ref := m.GetRef()
 	spec := tidelock.RefSpec{
-		Branch: ref.GetBranch(), Tag: ref.GetTag(), SemVer: ref.GetSemver(), Name: ref.GetName(), Commit: ref.GetCommit(),
+		Branch: ref.GetBranch(), Tag: ref.GetTag(), SemVer: ref.GetSemver(), SemVerFilter: ref.GetSemverFilter(),
+		Name: ref.GetName(), Commit: ref.GetCommit(), Digest: ref.GetDigest(),
 	}
 	if s.url != m.GetUrl() || s.spec != spec {
 		// The agent does not act any more on what it was told for the old ones.
-		s.told, s.commit = false, ""
+		s.told, s.goal = false, tidelock.Goal{}
 	}
 	s.url, s.path, s.spec = m.GetUrl(), path, spec
-	s.artifact, s.revision = m.GetRevision(), commitOf(m.GetRevision())
+	s.artifact, s.revision = m.GetRevision(), tidelock.ParseRevision(s.id.Kind(), m.GetRevision())
 	s.suspended = m.GetSuspended()
 
 	last := m.GetLastNumber()
 	if complete || last > s.number || last < s.delivered {
-		s.told, s.commit, s.sentAt = last > 0, tidelock.CommitID(m.GetLastCommit()), time.Time{}
+		s.told, s.sentAt = last > 0, time.Time{}
+		s.goal = tidelock.Goal{Commit: tidelock.CommitID(m.GetLastCommit()), Digest: tidelock.Digest(m.GetLastDigest())}
 	}
 	s.delivered = last
 	s.number = max(s.number, last)
@@ -217,10 +248,13 @@ func checkSource(m *agentrpc.Source) error {
 		return fmt.Errorf("source %s: the number %d is out of range", m.GetId(), m.GetLastNumber())
 	case m.GetLastCommit() != "" && tidelock.ValidCommit(tidelock.CommitID(m.GetLastCommit())) != nil:
 		return fmt.Errorf("source %s: the last commit is not a commit", m.GetId())
+	case m.GetLastDigest() != "" && tidelock.ValidDigest(tidelock.Digest(m.GetLastDigest())) != nil:
+		return fmt.Errorf("source %s: the last digest is not a digest", m.GetId())
 	}
 	ref := m.GetRef()
 	for _, text := range []string{
-		m.GetUid(), m.GetUrl(), m.GetRevision(), ref.GetBranch(), ref.GetTag(), ref.GetSemver(), ref.GetName(), ref.GetCommit(),
+		m.GetUid(), m.GetUrl(), m.GetRevision(), ref.GetBranch(), ref.GetTag(), ref.GetSemver(), ref.GetSemverFilter(),
+		ref.GetName(), ref.GetCommit(), ref.GetDigest(),
 	} {
 		if len(text) > maxText {
 			return fmt.Errorf("source %s: a text of %d bytes is too long", m.GetId(), len(text))
@@ -236,16 +270,6 @@ func validSourceID(id string) bool {
 		!strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
-// commitOf takes the commit out of a revision as Flux writes it:
-// "main@sha1:<hex>", "sha1:<hex>", and of old "main/<hex>".
-func commitOf(revision string) tidelock.CommitID {
-	commit := tidelock.CommitID(revision[strings.LastIndexAny(revision, ":/")+1:])
-	if tidelock.ValidCommit(commit) != nil {
-		return ""
-	}
-	return commit
-}
-
 // progress writes what the agent reports into the record of its number. Spans
 // count from when the agent had the announcement.
 func (s *source) progress(p *agentrpc.Progress, now time.Time, roundTrip time.Duration) tidelock.Announcement {
@@ -257,7 +281,7 @@ func (s *source) progress(p *agentrpc.Progress, now time.Time, roundTrip time.Du
 		}
 	}
 	a.State = states[p.GetState()]
-	if a.Commit == "" && a.State == tidelock.Delivered {
+	if a.Goal().None() && a.State == tidelock.Delivered {
 		a.State = tidelock.Gone // that was all there was to say
 	}
 	a.Message = excuse(p.GetMessage())

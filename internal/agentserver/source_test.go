@@ -34,7 +34,10 @@ func TestDue(t *testing.T) {
 		{"gone, said", none, a, true, none, tidelock.Gone, false},
 		{"back where it was", a, a, true, none, tidelock.Gone, true},
 	} {
-		s := &source{revision: test.revision, told: test.told, commit: test.commit}
+		s := &source{
+			revision: tidelock.Revision{Commit: test.revision},
+			told:     test.told, goal: tidelock.Goal{Commit: test.commit},
+		}
 		if test.state != "" {
 			s.record = &tidelock.Announcement{State: test.state}
 		}
@@ -53,24 +56,91 @@ func TestDue(t *testing.T) {
 	}
 }
 
-func TestCommitOf(t *testing.T) {
-	const hex = "0123456789012345678901234567890123456789"
-	for revision, want := range map[string]tidelock.CommitID{
-		"main@sha1:" + hex:         hex,
-		"sha1:" + hex:              hex,
-		"feature/x@sha1:" + hex:    hex,
-		"refs/tags/v1@sha1:" + hex: hex,
-		"main/" + hex:              hex,
-		hex:                        hex,
-		"main@sha256:" + hex + "012345678901234567890123": hex + "012345678901234567890123",
-		"":                       "",
-		"main":                   "",
-		"main@sha1:":             "",
-		"main@sha1:xyz":          "",
-		"main@sha1:" + hex + "0": "",
+// TestDueOfArtifacts has what differs from commits: the same artifact under
+// another tag is no news, and of a chart only the version can be compared.
+func TestDueOfArtifacts(t *testing.T) {
+	goal := func(tag string, digest tidelock.Digest) tidelock.Goal {
+		return tidelock.Goal{Ref: tidelock.TagRef(tag), Digest: digest}
+	}
+	digest := func(d tidelock.Digest) tidelock.Revision { return tidelock.Revision{Digest: d} }
+	version := func(v string) tidelock.Revision { return tidelock.Revision{Version: v} }
+	none := tidelock.Goal{}
+	for _, test := range []struct {
+		name     string
+		head     tidelock.Goal
+		revision tidelock.Revision
+		told     bool
+		goal     tidelock.Goal
+		want     bool
+	}{
+		{"new source", goal("latest", "a"), tidelock.Revision{}, false, none, true},
+		{"new source that has it", goal("latest", "a"), digest("a"), false, none, false},
+		{"the tag moved", goal("latest", "b"), digest("a"), true, goal("latest", "a"), true},
+		{"another tag of the same artifact", goal("1.1.0", "a"), digest("a"), true, goal("1.0.0", "a"), false},
+		{"one commit made two artifacts", tidelock.Goal{Commit: "c", Digest: "b"}, digest("a"), true, tidelock.Goal{Commit: "c", Digest: "a"}, true},
+		{"two commits made one artifact", tidelock.Goal{Commit: "d", Digest: "a"}, digest("a"), true, tidelock.Goal{Commit: "c", Digest: "a"}, false},
+		{"the tag was removed", none, digest("a"), true, goal("latest", "a"), true},
+		{"the tag was removed, said", none, digest("a"), true, none, false},
+		{"the tag is back", goal("latest", "a"), digest("a"), true, none, true},
+		{"new chart", goal("1.0.0", "a"), tidelock.Revision{}, false, none, true},
+		{"chart that Flux has", goal("1.0.0", "a"), version("1.0.0"), false, none, false},
+		{"new version of a chart", goal("1.1.0", "b"), version("1.0.0"), true, goal("1.0.0", "a"), true},
+		{"version that Flux found by itself", goal("1.1.0", "b"), version("1.1.0"), true, goal("1.0.0", "a"), false},
 	} {
-		if got := commitOf(revision); got != want {
-			t.Errorf("%q: got %q, want %q", revision, got, want)
+		s := &source{revision: test.revision, told: test.told, goal: test.goal}
+		w := wanted{project: 1, served: true, settled: true, gone: test.head.None(), head: tidelock.Head{
+			Ref: test.head.Ref, Commit: test.head.Commit, Digest: test.head.Digest,
+		}}
+		if got := s.due(w); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestPathOf(t *testing.T) {
+	urls, err := tidelock.ParseURLSet("https://forge.example", "ssh://git@forge.example:2222")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		kind tidelock.SourceKind
+		url  string
+		want string
+	}{
+		{tidelock.GitRepository, "https://forge.example/Team/Site.git", "team/site"},
+		{tidelock.GitRepository, "ssh://git@forge.example:2222/team/site", "team/site"},
+		{tidelock.GitRepository, "oci://forge.example/team/site", ""},
+		{tidelock.OCIRepository, "oci://forge.example/Team/Site/api", "team/site/api"},
+		{tidelock.OCIRepository, "https://forge.example/team/site", ""},
+		{tidelock.OCIRepository, "oci://elsewhere.example/team/site", ""},
+		{tidelock.HelmChart, "oci://forge.example/team/site/charts/podinfo", "team/site/charts/podinfo"},
+		{tidelock.ImageRepository, "oci://forge.example/team/site", "team/site"},
+		{"Bucket", "https://forge.example/team/site", ""},
+	} {
+		if got := pathOf(urls, test.kind, test.url); got != test.want {
+			t.Errorf("%s %s: got %q, want %q", test.kind, test.url, got, test.want)
+		}
+	}
+}
+
+func TestMayLeadTo(t *testing.T) {
+	for _, test := range []struct {
+		id      tidelock.SourceID
+		path    string
+		project string
+		want    bool
+	}{
+		{"GitRepository/x/a", "team/site", "team/site", true},
+		{"GitRepository/x/a", "team/site/api", "team/site", false},
+		{"GitRepository/x/a", "", "team/site", false},
+		{"OCIRepository/x/a", "team/site", "team/site", true},
+		{"OCIRepository/x/a", "team/site/api/v1", "team/site", true},
+		{"OCIRepository/x/a", "team/site-two", "team/site", false},
+		{"OCIRepository/x/a", "team", "team/site", false},
+	} {
+		s := source{id: test.id, path: test.path}
+		if got := s.mayLeadTo(test.project); got != test.want {
+			t.Errorf("%s of %q: got %v", test.id, test.path, got)
 		}
 	}
 }

@@ -88,6 +88,9 @@ func (s *Server) trace(src *source) {
 			attribute.String("tidelock.via", a.Via),
 			attribute.Int("tidelock.attempts", a.Attempts),
 		))
+		if a.Digest != "" {
+			span.SetAttributes(attribute.String("tidelock.digest", string(a.Digest)))
+		}
 		if a.State == tidelock.Failed && h.name == "reconcile" {
 			span.SetStatus(codes.Error, a.Message)
 		}
