@@ -55,3 +55,10 @@ type ArtifactFilter struct {
 	Type    string // with Subject
 	Holding Digest // that have it as a part
 }
+
+// Content is an artifact as garbage collection sees it.
+type Content struct {
+	Artifact Artifact // its parts are only other artifacts
+	Tags     []Tag
+	SeenAt   time.Time // when it was last pushed
+}

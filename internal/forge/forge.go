@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -61,6 +62,8 @@ type Config struct {
 	Now func() time.Time // default time.Now
 
 	Tracer trace.TracerProvider // default: nothing is traced
+
+	Metrics prometheus.Registerer // default: nothing is registered
 }
 
 // A Forge applies the rules. It is safe for concurrent use.
@@ -80,6 +83,7 @@ type Forge struct {
 	wake         chan struct{} // something became dirty
 
 	registry     *registry.Registry
+	metrics      *imageMetrics
 	signer       *signing.Signer // nil: nothing is signed
 	images       imageLocks
 	counting     projectLocks // of what their images hold
@@ -125,6 +129,7 @@ func New(c Config) (*Forge, error) {
 		wake:         make(chan struct{}, 1),
 		dirty:        map[tidelock.ProjectID]*dirtiness{},
 
+		metrics:  newImageMetrics(c.Metrics),
 		registry: c.Registry, signer: c.Signer, imageQuota: c.ImageQuota, imageGrace: c.ImageGrace, collectEvery: c.CollectEvery,
 	}, nil
 }

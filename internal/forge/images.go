@@ -72,8 +72,21 @@ type imageStore interface {
 	// ImageSettings is NotFound until they were saved.
 	ImageSettings(context.Context, tidelock.ProjectID) (tidelock.ImageSettings, error)
 	SaveImageSettings(context.Context, tidelock.ImageSettings) error
+	// RetentionDone says when a retention is due next.
+	RetentionDone(ctx context.Context, project tidelock.ProjectID, next time.Time) error
 	// DueRetentions lists settings whose retention is enabled and due.
 	DueRetentions(ctx context.Context, at time.Time, limit int) ([]tidelock.ImageSettings, error)
+
+	// UsedDigests lists the artifacts that sources in clusters have, or should
+	// have, of a project.
+	UsedDigests(context.Context, tidelock.ProjectID) ([]tidelock.Digest, error)
+	// ImageContent lists all artifacts of an image, and within Atomically
+	// keeps others from changing them until the end.
+	ImageContent(context.Context, tidelock.ImageID) ([]tidelock.Content, error)
+	// RemoveContent removes artifacts, and blobs that none that is left names
+	// and that were seen last before a time; those it returns. An image that
+	// was made before that time, and has nothing any more, goes with them.
+	RemoveContent(ctx context.Context, image tidelock.ImageID, dead []tidelock.Digest, before time.Time) (blobs []tidelock.Digest, empty bool, err error)
 }
 
 // ProjectOfImage finds the project that an image's path leads to, and the
@@ -255,6 +268,18 @@ func (f *Forge) imageOf(ctx context.Context, p Principal, project tidelock.Proje
 	}
 	if err != nil {
 		return tidelock.Image{}, fmt.Errorf("read image %q of project %d: %w", name, project.ID, err)
+	}
+	return image, nil
+}
+
+// imageIn finds an image of a project by its id.
+func (f *Forge) imageIn(ctx context.Context, project tidelock.Project, id tidelock.ImageID) (tidelock.Image, error) {
+	image, err := f.store.Image(ctx, id)
+	if tidelock.KindOf(err) == tidelock.NotFound || err == nil && image.Project != project.ID {
+		return tidelock.Image{}, errNoImage()
+	}
+	if err != nil {
+		return tidelock.Image{}, fmt.Errorf("read image %d: %w", id, err)
 	}
 	return image, nil
 }

@@ -367,6 +367,12 @@ func (f *Forge) Run(ctx context.Context) error {
 		f.runWrites(ctx)
 	}()
 	defer func() { <-writes }()
+	images := make(chan struct{})
+	go func() {
+		defer close(images)
+		f.runImages(ctx)
+	}()
+	defer func() { <-images }()
 
 	f.ringUnannounced(ctx)
 	f.compareAll(ctx)

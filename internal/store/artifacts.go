@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"tidelock.dev"
 )
@@ -88,10 +89,6 @@ func (db *DB) Artifacts(ctx context.Context, f tidelock.ArtifactFilter, p tidelo
 
 // readParts fills in the parts of artifacts of one image.
 func (s session) readParts(ctx context.Context, image tidelock.ImageID, artifacts []tidelock.Artifact) error {
-	type part struct {
-		of tidelock.Digest
-		tidelock.Part
-	}
 	at := make(map[tidelock.Digest]int, len(artifacts))
 	digests := make([]tidelock.Digest, len(artifacts))
 	for i, a := range artifacts {
@@ -101,10 +98,7 @@ func (s session) readParts(ctx context.Context, image tidelock.ImageID, artifact
 		s = s.rarely()
 	}
 	for some := range slices.Chunk(digests, batch) {
-		parts, err := many(ctx, s, "parts of artifacts", func(row scanner) (p part, err error) {
-			err = row.Scan(&p.of, &p.Digest, &p.MediaType, &p.Size, &p.Manifest)
-			return p, err
-		}, fmt.Sprintf(selectParts, tuples(1, len(some))), withDigests(image, some)...)
+		parts, err := many(ctx, s, "parts of artifacts", scanPartOf, fmt.Sprintf(selectParts, tuples(1, len(some))), withDigests(image, some)...)
 		if err != nil {
 			return err
 		}
@@ -114,6 +108,17 @@ func (s session) readParts(ctx context.Context, image tidelock.ImageID, artifact
 		}
 	}
 	return nil
+}
+
+// A partOf is a part, and the artifact that names it.
+type partOf struct {
+	of tidelock.Digest
+	tidelock.Part
+}
+
+func scanPartOf(row scanner) (p partOf, err error) {
+	err = row.Scan(&p.of, &p.Digest, &p.MediaType, &p.Size, &p.Manifest)
+	return p, err
 }
 
 // KnownArtifacts returns the sizes of those digests that are manifests of an
@@ -280,4 +285,130 @@ func (db *DB) TagHeads(ctx context.Context, image tidelock.ImageID) ([]tidelock.
 
 func (db *DB) TagHead(ctx context.Context, image tidelock.ImageID, name string) (tidelock.Head, error) {
 	return one(ctx, db.point(ctx), "tag", scanTagHead, selectTagHeads+` AND t.name = ?`, image, name)
+}
+
+const selectUsed = `SELECT source, revision, digest FROM agent_sources WHERE project_id = ?`
+
+func (db *DB) UsedDigests(ctx context.Context, project tidelock.ProjectID) ([]tidelock.Digest, error) {
+	type use struct {
+		source   tidelock.SourceID
+		revision string
+		wanted   tidelock.Digest
+	}
+	uses, err := many(ctx, db.point(ctx), "sources", func(row scanner) (u use, err error) {
+		err = row.Scan(&u.source, &u.revision, &u.wanted)
+		return u, err
+	}, selectUsed, project)
+	digests := []tidelock.Digest{}
+	for _, u := range uses {
+		if u.wanted != "" {
+			digests = append(digests, u.wanted)
+		}
+		if has := tidelock.ParseRevision(u.source.Kind(), u.revision).Digest; has != "" && has != u.wanted {
+			digests = append(digests, has)
+		}
+	}
+	return digests, err
+}
+
+const (
+	selectContent = `SELECT ` + artifactColumns + `, a.seen_at FROM artifacts a WHERE a.image_id = ?`
+	selectHeld    = `SELECT digest, part, media_type, size, manifest FROM artifact_parts WHERE image_id = ? AND manifest ORDER BY digest, position`
+)
+
+// ImageContent reads an image as a whole.
+func (db *DB) ImageContent(ctx context.Context, image tidelock.ImageID) ([]tidelock.Content, error) {
+	var content []tidelock.Content
+	err := db.write(ctx, func(s session) error {
+		if _, err := one(ctx, s, "image", scanImage, selectImage+s.lockRow, image); err != nil {
+			return err
+		}
+		var err error
+		content, err = many(ctx, s, "artifacts", scanContent, selectContent, image)
+		if err != nil {
+			return err
+		}
+		at := make(map[tidelock.Digest]*tidelock.Content, len(content))
+		for i := range content {
+			at[content[i].Artifact.Digest] = &content[i]
+		}
+		held, err := many(ctx, s, "parts of artifacts", scanPartOf, selectHeld, image)
+		if err != nil {
+			return err
+		}
+		for _, p := range held {
+			a := &at[p.of].Artifact
+			a.Parts = append(a.Parts, p.Part)
+		}
+		tags, err := many(ctx, s, "tags", scanTag, selectTags, image, "")
+		for _, t := range tags {
+			c := at[t.Digest]
+			c.Tags = append(c.Tags, t)
+		}
+		return err
+	})
+	return whole(content, err)
+}
+
+// scanContent reads an artifact and when it was seen.
+func scanContent(row scanner) (c tidelock.Content, err error) {
+	c.Artifact, err = scanArtifact(rowAnd{row, (*instant)(&c.SeenAt)})
+	return c, err
+}
+
+// rowAnd is a row with one column more than its reader knows.
+type rowAnd struct {
+	scanner
+	last any
+}
+
+func (r rowAnd) Scan(into ...any) error { return r.scanner.Scan(append(into, r.last)...) }
+
+const (
+	selectUnnamedBlobs = `
+		SELECT b.digest
+		FROM image_blobs b
+		WHERE b.image_id = ? AND b.seen_at < ?
+			AND NOT EXISTS (SELECT 1 FROM artifact_parts p WHERE p.image_id = b.image_id AND p.part = b.digest)
+		ORDER BY b.digest`
+	deleteUnnamedBlob = `DELETE FROM image_blobs WHERE image_id = ? AND digest = ?`
+	deleteEmpty       = `
+		DELETE FROM images
+		WHERE id = ? AND created_at < ?
+			AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.image_id = images.id)
+			AND NOT EXISTS (SELECT 1 FROM image_blobs b WHERE b.image_id = images.id)`
+)
+
+func (db *DB) RemoveContent(ctx context.Context, image tidelock.ImageID, dead []tidelock.Digest, before time.Time) (blobs []tidelock.Digest, empty bool, err error) {
+	err = db.write(ctx, func(s session) error {
+		for _, digest := range dead {
+			if err := s.change(ctx, "artifact", deleteArtifact, image, digest); err != nil {
+				return err
+			}
+		}
+		var err error
+		if blobs, err = many(ctx, s, "blobs", scanDigest, selectUnnamedBlobs, image, before); err != nil {
+			return err
+		}
+		for _, digest := range blobs {
+			if err := s.change(ctx, "blob", deleteUnnamedBlob, image, digest); err != nil {
+				return err
+			}
+		}
+		n, err := s.exec(ctx, deleteEmpty, image, before)
+		if err != nil {
+			return fmt.Errorf("remove empty image: %w", err)
+		}
+		empty = n > 0
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return blobs, empty, nil
+}
+
+func scanDigest(row scanner) (d tidelock.Digest, err error) {
+	err = row.Scan(&d)
+	return d, err
 }

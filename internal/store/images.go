@@ -261,3 +261,11 @@ func (db *DB) SaveImageSettings(ctx context.Context, i tidelock.ImageSettings) e
 		return s.writeError("image settings", "project", err)
 	})
 }
+
+const updateRetentionDue = `UPDATE image_settings SET next_at = ? WHERE project_id = ?`
+
+func (db *DB) RetentionDone(ctx context.Context, project tidelock.ProjectID, next time.Time) error {
+	return db.write(ctx, func(s session) error {
+		return s.change(ctx, "image settings", updateRetentionDue, next, project)
+	})
+}
