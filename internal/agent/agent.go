@@ -241,15 +241,19 @@ func (a *Agent) identify(id identity, urls tidelock.URLSet) error {
 		a.identity, a.controller = id, controller
 		close(a.identified)
 	}
-	a.controller.SetForge(func(kind tidelock.SourceKind, url string) (ours bool) {
-		if kind.OfImage() {
-			_, ours = urls.ImagePath(url)
-		} else {
-			_, ours = urls.ProjectPath(url)
-		}
-		return ours
-	})
+	a.controller.SetForge(func(kind tidelock.SourceKind, url string) bool { return isOurs(urls, kind, url) })
 	return nil
+}
+
+// isOurs reports whether a source's URL is one of the forge's, of its
+// repositories or of its registry.
+func isOurs(urls tidelock.URLSet, kind tidelock.SourceKind, url string) (ours bool) {
+	if kind.OfImage() {
+		_, ours = urls.ImagePath(url)
+	} else {
+		_, ours = urls.ProjectPath(url)
+	}
+	return ours
 }
 
 // flux returns the controller; it is nil before the first registration.

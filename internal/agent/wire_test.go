@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/flux"
@@ -46,6 +47,53 @@ func TestRequestsOf(t *testing.T) {
 	}
 	if got := requestsOf(flux.Changes{Complete: true}, sent); len(got) != 1 || !got[0].GetSources().Complete {
 		t.Errorf("the empty set: got %v", got)
+	}
+}
+
+// Nothing of a source or an announcement of an artifact is lost on the way.
+func TestArtifactMessages(t *testing.T) {
+	got := sourceMessage(flux.Source{
+		ID: "OCIRepository/ns/site", UID: "u", URL: "oci://forge.example/team/site", Revision: "1.0.0@sha256:a", Suspended: true,
+		Ref:        tidelock.RefSpec{Branch: "a", Tag: "b", SemVer: "c", SemVerFilter: "d", Name: "e", Commit: "f", Digest: "g"},
+		LastNumber: 7, LastCommit: "h", LastDigest: "i",
+	})
+	want := &agentrpc.Source{
+		Id: "OCIRepository/ns/site", Uid: "u", Url: "oci://forge.example/team/site", Revision: "1.0.0@sha256:a", Suspended: true,
+		Ref:        &agentrpc.RefSpec{Branch: "a", Tag: "b", Semver: "c", SemverFilter: "d", Name: "e", Commit: "f", Digest: "g"},
+		LastNumber: 7, LastCommit: "h", LastDigest: "i",
+	}
+	if !proto.Equal(got, want) {
+		t.Errorf("source:\ngot  %v\nwant %v", got, want)
+	}
+	announced := announcementOf(&agentrpc.Announcement{SourceId: "OCIRepository/ns/site", Number: 8, ProjectId: 3, Ref: "refs/tags/x", Commit: "c", Digest: "d"})
+	if announced != (flux.Announcement{Source: "OCIRepository/ns/site", Number: 8, Project: 3, Goal: tidelock.Goal{Ref: "refs/tags/x", Commit: "c", Digest: "d"}}) {
+		t.Errorf("announcement: got %+v", announced)
+	}
+}
+
+func TestIsOurs(t *testing.T) {
+	urls, err := tidelock.ParseURLSet("https://forge.example/root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		kind tidelock.SourceKind
+		url  string
+		want bool
+	}{
+		{tidelock.GitRepository, "https://forge.example/root/team/site", true},
+		{tidelock.GitRepository, "oci://forge.example/team/site", false},
+		{tidelock.OCIRepository, "oci://forge.example/team/site", true},
+		{tidelock.OCIRepository, "https://forge.example/root/team/site", false},
+		{tidelock.HelmChart, "oci://forge.example/team/charts/web", true},
+		{tidelock.HelmChart, "https://forge.example/root/team/charts/web", false},
+		{tidelock.ImageRepository, "oci://forge.example/team/site", true},
+		{tidelock.ImageRepository, "oci://other.example/team/site", false},
+		{tidelock.HelmChart, "", false},
+	} {
+		if got := isOurs(urls, tt.kind, tt.url); got != tt.want {
+			t.Errorf("%s %q: got %t", tt.kind, tt.url, got)
+		}
 	}
 }
 
