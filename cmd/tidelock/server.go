@@ -59,6 +59,9 @@ environment, and that over the file.`,
 	flags.IntVar(&config.RateLimitUser, "rate-limit-user", 18_000, "requests a minute of one user, deploy token or deploy key; 0 for any number")
 	flags.IntVar(&config.RateLimitAnonymous, "rate-limit-anonymous", 1_800, "requests a minute of one address without a credential; 0 for any number")
 	flags.IntVar(&config.RateLimitSignIn, "rate-limit-sign-in", 60, "credentials a minute that are not valid, of one address; 0 for any number")
+	flags.StringVar(&config.RegistryURL, "registry-url", "", "bucket for the content of images, such as s3://key:secret@host/bucket?region=name (default: in the data folder)")
+	flags.Int64Var(&config.RegistryQuota, "registry-quota", 0, "bytes that the images of one project may have; 0 for any number")
+	flags.Int64Var(&config.MaxBlobSize, "registry-max-blob-size", 10<<30, "largest layer of an image, in bytes")
 	flags.Int64Var(&config.MaxPushSize, "git-max-push-size", 1<<30, "largest pack of one push, in bytes")
 	flags.DurationVar(&config.ShutdownTimeout, "shutdown-timeout", 0, "how long requests may take to finish at the end (default 30s)")
 	flags.StringSliceVar(&config.WebhookAllow, "webhook-allow", nil, "network, address or host that webhooks may call although it is loopback, link-local or the like; may be given more than once")
@@ -68,7 +71,7 @@ environment, and that over the file.`,
 		panic(err) // the flag is defined a line above
 	}
 	logs.add(flags)
-	cmd.AddCommand(newServerInfoCommand(env))
+	cmd.AddCommand(newServerInfoCommand(env), newServerRotateKeyCommand(env))
 	return cmd
 }
 

@@ -169,7 +169,12 @@ func (q *request) append(u *registry.Upload) (int64, error) {
 	if at >= 0 && q.r.ContentLength < 0 && length < room {
 		content.left, content.full = length, registry.Errorf(tidelock.Invalid, registry.SizeInvalid, "there are more bytes than the Content-Range says")
 	}
-	return u.AppendAt(q.r.Context(), at, content)
+	size, err = u.AppendAt(q.r.Context(), at, content)
+	if tidelock.KindOf(err) == tidelock.TooLarge {
+		// What does not fit is not kept for somebody to go on with.
+		err = errors.Join(err, u.Cancel(context.WithoutCancel(q.r.Context())))
+	}
+	return size, err
 }
 
 // finishUpload takes the last piece of a blob, if there is one, and keeps the

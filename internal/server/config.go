@@ -64,6 +64,12 @@ type Config struct {
 	RateLimitAnonymous int // --rate-limit-anonymous
 	RateLimitSignIn    int // --rate-limit-sign-in
 
+	// RegistryURL is where the content of images is kept, if not in DataDir: a
+	// bucket, as s3://<access key>:<secret key>@<host>/<bucket>/<prefix>?region=….
+	RegistryURL   string // --registry-url, default: in DataDir
+	RegistryQuota int64  // --registry-quota: bytes that the images of one project may have, default any number
+	MaxBlobSize   int64  // --registry-max-blob-size in bytes, default 10 GiB
+
 	MaxPushSize     int64         // --git-max-push-size in bytes, default 1 GiB
 	ShutdownTimeout time.Duration // --shutdown-timeout for requests in flight, default 30s
 
@@ -84,12 +90,14 @@ type Config struct {
 const (
 	defaultListen          = "localhost:8443"
 	defaultMaxPushSize     = 1 << 30
+	defaultMaxBlobSize     = 10 << 30
 	defaultShutdownTimeout = 30 * time.Second
 )
 
 func (c Config) withDefaults() Config {
 	c.Listen = cmp.Or(c.Listen, defaultListen)
 	c.MaxPushSize = cmp.Or(c.MaxPushSize, defaultMaxPushSize)
+	c.MaxBlobSize = cmp.Or(c.MaxBlobSize, defaultMaxBlobSize)
 	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, defaultShutdownTimeout)
 	c.Version = cmp.Or(c.Version, "devel")
 	c.ExternalURL = strings.TrimRight(c.ExternalURL, "/")
@@ -174,6 +182,16 @@ func (c Config) Validate() error {
 	for _, allowed := range c.WebhookAllow {
 		_, err := webhook.NewGuard(webhook.GuardConfig{Allow: []string{allowed}})
 		found.check("webhook-allow", err)
+	}
+	if c.RegistryURL != "" {
+		_, err := parseBucket(c.RegistryURL)
+		found.check("registry-url", err)
+	}
+	if c.RegistryQuota < 0 {
+		found.add("registry-quota", "must not be negative; 0 sets no limit")
+	}
+	if c.MaxBlobSize < 0 {
+		found.add("registry-max-blob-size", "must not be negative")
 	}
 	if c.MaxPushSize < 0 {
 		found.add("git-max-push-size", "must not be negative")

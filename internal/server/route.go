@@ -9,6 +9,7 @@ import (
 	"tidelock.dev/internal/agentserver"
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitserver"
+	"tidelock.dev/internal/ociserver"
 )
 
 // maxURL has room for the longest path of a file, escaped.
@@ -45,6 +46,8 @@ func (s *Server) route(r *http.Request) (surface string, handler http.Handler) {
 		return "api", s.api
 	case strings.HasPrefix(path, agentserver.Path):
 		return "agent", s.agents
+	case ociserver.Matches(r):
+		return "registry", s.images
 	case gitserver.Matches(r):
 		return "git", s.git
 	}
@@ -61,7 +64,8 @@ func unclean(p string) bool {
 }
 
 // belowRoot takes the path of the external URL off the request's. The paths
-// for probes are found without it too.
+// for probes are found without it too, and those of registry clients only
+// without it: to them an image's name follows the host.
 func (s *Server) belowRoot(r *http.Request) (*http.Request, bool) {
 	root := s.external.Path
 	if root == "" {
@@ -69,6 +73,9 @@ func (s *Server) belowRoot(r *http.Request) (*http.Request, bool) {
 	}
 	switch r.URL.Path {
 	case "/-/healthz", "/-/readyz", "/-/metrics":
+		return r, true
+	}
+	if ociserver.Matches(r) {
 		return r, true
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, root)

@@ -35,7 +35,8 @@ import (
 	"tidelock.dev/internal/gitrepo"
 	"tidelock.dev/internal/gitserver"
 	"tidelock.dev/internal/limit"
-	ociregistry "tidelock.dev/internal/registry"
+	"tidelock.dev/internal/ociserver"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/signing"
 	"tidelock.dev/internal/stage"
@@ -68,6 +69,8 @@ type Server struct {
 	agents  *agentserver.Server
 	hooks   *webhook.Worker
 	git     *gitserver.Server
+	content *registry.Registry
+	images  *ociserver.Server
 	api     *gitlabapi.API
 	console *console.Console
 
@@ -228,10 +231,10 @@ func (s *Server) hosts() []string {
 // openParts makes the parts, each from what stands before it.
 func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	c := s.config
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry})
-	s.requests = newRequestMetrics(registry)
+	collected := prometheus.NewRegistry()
+	collected.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.metrics = promhttp.HandlerFor(collected, promhttp.HandlerOpts{Registry: collected})
+	s.requests = newRequestMetrics(collected)
 
 	tracing, err := openTracing(ctx, c, s.log)
 	if err != nil {
@@ -265,7 +268,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	content, err := ociregistry.Open(ctx, ociregistry.Config{Dir: filepath.Join(c.DataDir, "registry"), Log: log})
+	content, err := s.openRegistry(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -278,7 +281,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	s.forge, err = forge.New(forge.Config{
-		Store: db, Repos: s.repos, Registry: content, Signer: signer, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
+		Store: db, Repos: s.repos, Registry: content, Signer: signer, ImageQuota: c.RegistryQuota, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
 	})
 	if err != nil {
 		return err
@@ -288,15 +291,18 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	s.limits = limit.NewGuard(limit.Config{
-		User: c.RateLimitUser, Anonymous: c.RateLimitAnonymous, SignIn: c.RateLimitSignIn, Metrics: registry,
+		User: c.RateLimitUser, Anonymous: c.RateLimitAnonymous, SignIn: c.RateLimitSignIn, Metrics: collected,
 	})
 	s.git = gitserver.New(gitserver.Config{
-		Forge: s.forge, Repos: s.repos, Log: log, Limits: s.limits, Metrics: registry, Tracer: tracing.provider,
+		Forge: s.forge, Repos: s.repos, Log: log, Limits: s.limits, Metrics: collected, Tracer: tracing.provider,
 	})
 	s.hooks, err = webhook.New(webhook.Config{
-		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version, Metrics: registry,
+		Forge: s.forge, Guard: guard, Log: log, ExternalURL: s.external, SSHURL: ssh, Version: c.Version, Metrics: collected,
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.openImages(content, log); err != nil {
 		return err
 	}
 	s.openSSH()
@@ -308,7 +314,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	s.agents, err = agentserver.New(agentserver.Config{
-		Forge: s.forge, Log: log, Version: c.Version, ForgeURLs: s.forgeURLs(), Metrics: registry,
+		Forge: s.forge, Log: log, Version: c.Version, ForgeURLs: s.forgeURLs(), Metrics: collected,
 		Tracer: tracing.provider, DisableResync: c.DisableResync, Limits: s.limits,
 	})
 	if err != nil {
@@ -365,7 +371,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	defer stopNotice()
 	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ssh", s.SSHURL(), "ca", s.CAFile(), "data", s.config.DataDir)
 	return stage.Run(ctx,
-		stage.Stage{s.forge.Run, s.repos.Maintain, s.cert.Run},
+		stage.Stage{s.forge.Run, s.repos.Maintain, s.content.Run, s.cert.Run},
 		stage.Stage{s.agents.Run, s.hooks.Run},
 		stage.Stage{s.serve, s.serveSSH},
 	)
