@@ -171,6 +171,12 @@ func (f *Forge) RecentPushes(ctx context.Context, p Principal, page tidelock.Pag
 	return f.store.Pushes(ctx, tidelock.PushFilter{VisibleTo: p.Viewer()}, page)
 }
 
+// ImageByID finds an image, for the server's own use. It is NotFound once the
+// image was removed; pushes to it are remembered for longer.
+func (f *Forge) ImageByID(ctx context.Context, id tidelock.ImageID) (tidelock.Image, error) {
+	return f.store.Image(ctx, id)
+}
+
 // Heads lists the branches and tags of a project, by ref name.
 func (f *Forge) Heads(ctx context.Context, p Principal, project tidelock.Project) ([]tidelock.Head, error) {
 	if err := f.Allow(ctx, p, ReadCode, OnProject(project)); err != nil {

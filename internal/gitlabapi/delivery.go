@@ -194,6 +194,7 @@ type announcementShape struct {
 	ProjectID   tidelock.ProjectID         `json:"project_id"`
 	Ref         tidelock.RefName           `json:"ref"`
 	Commit      *tidelock.CommitID         `json:"commit"`
+	Digest      *tidelock.Digest           `json:"digest"`
 	PushID      *tidelock.PushID           `json:"push_id"`
 	State       tidelock.AnnouncementState `json:"state"`
 	Message     string                     `json:"message"`
@@ -211,7 +212,7 @@ type announcementShape struct {
 func shapeAnnouncement(n tidelock.Announcement) announcementShape {
 	return announcementShape{
 		AgentID: n.Agent, Source: n.Source, Number: n.Number, ProjectID: n.Project, Ref: n.Ref,
-		Commit: orNull(n.Commit), PushID: orNull(n.Push), State: n.State, Message: n.Message,
+		Commit: orNull(n.Commit), Digest: orNull(n.Digest), PushID: orNull(n.Push), State: n.State, Message: n.Message,
 		AcceptedAt: exact(n.AcceptedAt), SentAt: exact(n.SentAt), AnnouncedAt: exact(n.AnnouncedAt),
 		CalledAt: exact(n.CalledAt), AnsweredAt: exact(n.AnsweredAt), HandledAt: exact(n.HandledAt),
 		FetchedAt: exact(n.FetchedAt), Via: orNull(n.Via), Attempts: n.Attempts,
@@ -223,6 +224,7 @@ func (p *params) announcementFilter() tidelock.AnnouncementFilter {
 	return tidelock.AnnouncementFilter{
 		Source: tidelock.SourceID(p.text("source")),
 		Commit: tidelock.CommitID(p.text("commit")),
+		Digest: tidelock.Digest(p.text("digest")),
 		Push:   tidelock.PushID(p.number("push_id")),
 		Latest: p.flag("latest"),
 	}
@@ -268,6 +270,7 @@ type sourceShape struct {
 	ProjectID *tidelock.ProjectID        `json:"project_id"`
 	Ref       *tidelock.RefName          `json:"ref"`
 	Wanted    *tidelock.CommitID         `json:"wanted"`
+	Digest    *tidelock.Digest           `json:"digest"` // wanted, of sources of images
 	Revision  *string                    `json:"revision"`
 	Suspended bool                       `json:"suspended"`
 	State     tidelock.AnnouncementState `json:"state"`
@@ -278,8 +281,8 @@ type sourceShape struct {
 
 func shapeSource(s tidelock.AgentSource) sourceShape {
 	return sourceShape{
-		Source: s.Source, ProjectID: orNull(s.Project), Ref: orNull(s.Ref), Wanted: orNull(s.Wanted), Revision: orNull(s.Revision),
-		Suspended: s.Suspended, State: s.State, Message: s.Message, Since: exact(s.Since), UpdatedAt: exact(s.UpdatedAt),
+		Source: s.Source, ProjectID: orNull(s.Project), Ref: orNull(s.Ref), Wanted: orNull(s.Wanted), Digest: orNull(s.Digest),
+		Revision: orNull(s.Revision), Suspended: s.Suspended, State: s.State, Message: s.Message, Since: exact(s.Since), UpdatedAt: exact(s.UpdatedAt),
 	}
 }
 
@@ -305,6 +308,7 @@ type pushShape struct {
 	At        exact              `json:"at"`
 	User      *pusherShape       `json:"user"` // null when unknown, or a deploy token
 	Updates   []updateShape      `json:"updates"`
+	Artifact  *artifactUpdate    `json:"artifact"` // null for a push of commits
 }
 
 type pusherShape struct {
@@ -322,6 +326,42 @@ type updateShape struct {
 	Commit *tidelock.CommitID `json:"commit"`
 }
 
+// An artifactUpdate is what a push of a manifest changed; null stands for the
+// tag's absence before or after, for a push by digest alone, and for an image
+// that was removed since.
+type artifactUpdate struct {
+	ImageID tidelock.ImageID   `json:"image_id"`
+	Image   *string            `json:"image"`
+	Tag     *string            `json:"tag"`
+	Old     *tidelock.Digest   `json:"old"`
+	New     *tidelock.Digest   `json:"new"`
+	Commit  *tidelock.CommitID `json:"commit"`
+}
+
+// artifactShapes shapes the artifacts of a project's pushes. It asks for each
+// image once.
+func (a *API) artifactShapes(r *request, project tidelock.Project) func(*tidelock.ArtifactUpdate) (*artifactUpdate, error) {
+	paths := map[tidelock.ImageID]*string{}
+	return func(u *tidelock.ArtifactUpdate) (*artifactUpdate, error) {
+		if u == nil {
+			return nil, nil
+		}
+		path, known := paths[u.Image]
+		if !known {
+			switch image, err := a.forge.ImageByID(r.ctx(), u.Image); {
+			case err == nil:
+				path = new(image.Path(project))
+			case tidelock.KindOf(err) != tidelock.NotFound:
+				return nil, err
+			}
+			paths[u.Image] = path
+		}
+		return &artifactUpdate{
+			ImageID: u.Image, Image: path, Tag: orNull(u.Tag), Old: orNull(u.Old), New: orNull(u.New), Commit: orNull(u.Commit),
+		}, nil
+	}
+}
+
 func (a *API) listPushes(w http.ResponseWriter, r *request) error {
 	project, err := a.project(r, forge.ReadHistory)
 	if err != nil {
@@ -335,6 +375,7 @@ func (a *API) listPushes(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	artifactOf := a.artifactShapes(r, project)
 	pushers := map[tidelock.UserID]*pusherShape{0: nil}
 	shapes := make([]pushShape, len(pushes))
 	for i, p := range pushes {
@@ -348,7 +389,11 @@ func (a *API) listPushes(w http.ResponseWriter, r *request) error {
 			}
 			pushers[p.By] = pusher
 		}
-		shapes[i] = pushShape{ID: p.ID, ProjectID: p.Project, At: exact(p.At), User: pusher,
+		artifact, err := artifactOf(p.Artifact)
+		if err != nil {
+			return err
+		}
+		shapes[i] = pushShape{ID: p.ID, ProjectID: p.Project, At: exact(p.At), User: pusher, Artifact: artifact,
 			Updates: each(p.Updates, func(u tidelock.RefUpdate) updateShape {
 				return updateShape{Ref: u.Ref, Old: orNull(u.Old), New: orNull(u.New), Commit: orNull(u.Commit)}
 			}),

@@ -103,10 +103,10 @@ func TestShapes(t *testing.T) {
 		file         = "file_name:text file_path:text size:number encoding:text content_sha256:text ref:text blob_id:text commit_id:text last_commit_id:text execute_filemode:bool content:text"
 		status       = "id:id name:text connected:bool connections:list configuration:object"
 		grant        = "agent_id:id agent_name:text? agent_project:text? project_id:id project:text granted_by_user_id:id created_at:exact"
-		announced    = "agent_id:id source:text number:number project_id:id ref:text commit:text? push_id:id? state:text message:text accepted_at:exact? " +
+		announced    = "agent_id:id source:text number:number project_id:id ref:text commit:text? digest:text? push_id:id? state:text message:text accepted_at:exact? " +
 			"sent_at:exact? announced_at:exact? called_at:exact? answered_at:exact? handled_at:exact? fetched_at:exact? via:text? attempts:number"
-		sources = "source:text project_id:id? ref:text? wanted:text? revision:text? suspended:bool state:text message:text since:exact updated_at:exact"
-		push    = "id:id project_id:id at:exact user:object? updates:list"
+		sources = "source:text project_id:id? ref:text? wanted:text? digest:text? revision:text? suspended:bool state:text message:text since:exact updated_at:exact"
+		push    = "id:id project_id:id at:exact user:object? updates:list artifact:object?"
 	)
 	for _, c := range []struct{ path, fields string }{
 		{"/version", "version:text revision:text"},
