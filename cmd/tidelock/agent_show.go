@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,8 +130,9 @@ func newAgentShowCommand(env *environment, source *sourceFlags) *cobra.Command {
 		Use:   "show <project>/<agent>",
 		Short: "Show an agent's connections, configuration and sources",
 		Long: `Show an agent's connections, what is wrong with its configuration, and for
-each Flux source that lies under the forge's URLs the revision it should have,
-the one that Flux has, and how far the newest came. The exit code is 3 while the agent is not connected.`,
+each Flux source that lies under the forge's URLs the revision it should have
+(a commit, or the digest of an artifact), the one that Flux has, and how far the
+newest came. The exit code is 3 while the agent is not connected.`,
 		Example: "  tidelock agent show team/infra/production",
 		Args:    arguments("<project>/<agent>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -174,6 +176,7 @@ type agentSourceRow struct {
 	Source   string     `json:"source"`
 	Ref      string     `json:"ref"`
 	Wanted   string     `json:"wanted"`
+	Digest   string     `json:"digest"`
 	Revision string     `json:"revision"`
 	State    string     `json:"state"`
 	Message  string     `json:"message"`
@@ -182,18 +185,20 @@ type agentSourceRow struct {
 
 // wanted is the ref and its head, as far as there are any.
 func (s agentSourceRow) wanted() string {
+	head := short(cmp.Or(s.Digest, s.Wanted))
 	switch {
 	case s.Ref == "":
-		return orDash(short(s.Wanted))
-	case s.Wanted == "":
+		return orDash(head)
+	case head == "":
 		return shortRef(s.Ref)
 	}
-	return shortRef(s.Ref) + "@" + short(s.Wanted)
+	return shortRef(s.Ref) + "@" + head
 }
 
-// has is the commit of a revision as Flux writes it: "main@sha1:<hex>".
+// has is what Flux has of it: a commit, a digest, or the version of a chart.
 func (s agentSourceRow) has() string {
-	return orDash(short(s.Revision[strings.LastIndexAny(s.Revision, ":/")+1:]))
+	revision := tidelock.ParseRevision(tidelock.SourceID(s.Source).Kind(), s.Revision)
+	return orDash(cmp.Or(short(string(revision.Commit)), short(string(revision.Digest)), revision.Version))
 }
 
 func readAgent(ctx context.Context, c *connection, reference string) (v agentView, err error) {

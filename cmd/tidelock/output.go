@@ -101,8 +101,17 @@ func ago(t *time.Time) string {
 	}
 }
 
-// short is a commit's name as people write it.
-func short(commit string) string { return commit[:min(len(commit), 8)] }
+// short is the name of a commit, or the digest of an artifact, as people write
+// it.
+func short(revision string) string {
+	algorithm, hash, ok := strings.Cut(revision, ":")
+	if !ok {
+		return revision[:min(len(revision), shortHash)]
+	}
+	return algorithm + ":" + hash[:min(len(hash), shortHash)]
+}
+
+const shortHash = 8
 
 // orDash stands in for what is not there.
 func orDash(s string) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +12,7 @@ import (
 )
 
 func newPushCommand(env *environment) *cobra.Command {
-	cmd := parent("push", "Follow pushes", "A push is a set of refs that moved together; each can be followed to the clusters.")
+	cmd := parent("push", "Follow pushes", "A push is a set of refs that moved together, or an artifact that was taken into the registry; each can be followed to the clusters.")
 	var source sourceFlags
 	source.add(cmd)
 	cmd.AddCommand(newPushListCommand(env, &source))
@@ -30,9 +31,25 @@ type pushRow struct {
 		New    string `json:"new"`
 		Commit string `json:"commit"`
 	} `json:"updates"`
+	Artifact *struct {
+		Image string `json:"image"`
+		Tag   string `json:"tag"`
+		New   string `json:"new"`
+	} `json:"artifact"`
 }
 
-func (p pushRow) refs() string {
+// what names the refs that moved, or the artifact.
+func (p pushRow) what() string {
+	if a := p.Artifact; a != nil {
+		name := cmp.Or(a.Image, "an image that is gone")
+		if a.Tag != "" {
+			name += ":" + a.Tag
+		}
+		if a.New == "" {
+			return name + " deleted"
+		}
+		return name + "@" + short(a.New)
+	}
 	words := make([]string, len(p.Updates))
 	for i, u := range p.Updates {
 		words[i] = shortRef(u.Ref) + "@" + short(u.Commit)
@@ -54,6 +71,7 @@ type announcementRow struct {
 	Number      int64      `json:"number"`
 	Ref         string     `json:"ref"`
 	Commit      string     `json:"commit"`
+	Digest      string     `json:"digest"`
 	PushID      int64      `json:"push_id"`
 	State       string     `json:"state"`
 	Message     string     `json:"message"`
@@ -103,13 +121,13 @@ func newPushListCommand(env *environment, source *sourceFlags) *cobra.Command {
 				}
 				states[a.value.PushID][a.value.State]++
 			}
-			t := newTable(env.stdout, "ID", "WHEN", "BY", "REFS", "SOURCES")
+			t := newTable(env.stdout, "ID", "WHEN", "BY", "WHAT", "SOURCES")
 			for _, p := range pushes {
 				by := "-"
 				if p.value.User != nil {
 					by = p.value.User.Username
 				}
-				t.row(fmt.Sprint(p.value.ID), ago(&p.value.At), by, p.value.refs(), countStates(states[p.value.ID]))
+				t.row(fmt.Sprint(p.value.ID), ago(&p.value.At), by, p.value.what(), countStates(states[p.value.ID]))
 			}
 			return t.flush()
 		},
