@@ -38,6 +38,7 @@ type Config struct {
 
 	Limits  *limit.Guard     // default: everybody may ask as much as they like
 	Root    string           // path of the external URL, such as "/tidelock"; default ""
+	Host    string           // of the external URL, where clients find the registry
 	Version string           // shown at the foot of each page
 	Now     func() time.Time // default time.Now
 }
@@ -51,6 +52,7 @@ type Console struct {
 	limits   *limit.Guard
 	log      *slog.Logger
 	root     string
+	host     string
 	version  string
 	now      func() time.Time
 	sessions sessions
@@ -73,7 +75,7 @@ func New(c Config) (*Console, error) {
 	}
 	sum := sha256.Sum256(styles)
 	con := &Console{
-		forge: c.Forge, limits: c.Limits, log: c.Log.With("component", "console"), root: c.Root, version: c.Version, now: c.Now,
+		forge: c.Forge, limits: c.Limits, log: c.Log.With("component", "console"), root: c.Root, host: c.Host, version: c.Version, now: c.Now,
 		pages:    pages,
 		stylesAt: "/-/static/console." + hex.EncodeToString(sum[:6]) + ".css",
 	}
@@ -88,11 +90,12 @@ func (c *Console) routes() *http.ServeMux {
 	mux.Handle("POST /-/sign_in", c.page(c.signIn))
 	mux.Handle("POST /-/sign_out", c.page(c.signOut))
 	mux.HandleFunc("GET "+c.stylesAt, c.serveStyles)
-	mux.Handle("/", c.page(func(http.ResponseWriter, *http.Request, forge.Principal) error {
-		return tidelock.Errorf(tidelock.NotFound, "There is no page here.")
-	}))
+	mux.Handle("GET /{path...}", c.page(c.below))
+	mux.Handle("/", c.page(func(http.ResponseWriter, *http.Request, forge.Principal) error { return errNoPage() }))
 	return mux
 }
+
+func errNoPage() error { return tidelock.Errorf(tidelock.NotFound, "There is no page here.") }
 
 // ServeHTTP answers with a page. A form that another site made the browser
 // send is refused.

@@ -29,7 +29,7 @@ type overviewPage struct {
 	Connected  int // of all agents, shown or not
 	AllAgents  int
 
-	Pushes []pushRow
+	Pushes pushTable
 
 	Projects     []projectRow
 	MoreProjects int
@@ -60,31 +60,9 @@ type agentRow struct {
 	Warnings   []string
 }
 
-type stateCount struct {
-	State string
-	Tone  tone
-	Count int
-}
-
-type pushRow struct {
-	At      time.Time
-	Project string
-	By      string // "" when not known or not to be shown
-	Refs    []refMove
-	More    int // further refs
-	States  []stateCount
-	Took    time.Duration // from record to the last source that has it; 0 while not all have
-}
-
-type refMove struct {
-	Name   string // short
-	Kind   string // "branch", "tag" or "ref"
-	Change string // "", "created" or "deleted"
-	Commit tidelock.CommitID
-}
-
 type projectRow struct {
 	Path          string
+	Link          string
 	Description   string
 	Visibility    tidelock.Visibility
 	DefaultBranch string
@@ -95,11 +73,15 @@ type projectRow struct {
 func (c *Console) overview(w http.ResponseWriter, r *http.Request, viewer forge.Principal) error {
 	ctx := r.Context()
 	page := overviewPage{frame: c.frame("Overview", viewer), Now: c.now()}
-	look := &look{console: c, viewer: viewer, projects: map[tidelock.ProjectID]*tidelock.Project{}, users: map[tidelock.UserID]string{}}
+	look := c.look(viewer)
 	if err := look.agents(ctx, &page); err != nil {
 		return err
 	}
-	if err := look.pushes(ctx, &page); err != nil {
+	pushes, _, err := c.forge.RecentPushes(ctx, viewer, tidelock.Page{Number: 1, PerPage: pushesShown})
+	if err != nil {
+		return fmt.Errorf("list pushes: %w", err)
+	}
+	if page.Pushes, err = look.pushes(ctx, pushes); err != nil {
 		return err
 	}
 	if err := look.listProjects(ctx, &page); err != nil {
@@ -109,12 +91,22 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request, viewer forge.
 }
 
 // A look is one viewer's reading of the forge for one page. It asks for each
-// project and user once.
+// project, user and image once.
 type look struct {
 	console  *Console
 	viewer   forge.Principal
 	projects map[tidelock.ProjectID]*tidelock.Project // nil: not to be seen
 	users    map[tidelock.UserID]string
+	images   map[tidelock.ImageID]*tidelock.Image // nil: gone
+}
+
+func (c *Console) look(viewer forge.Principal) *look {
+	return &look{
+		console: c, viewer: viewer,
+		projects: map[tidelock.ProjectID]*tidelock.Project{},
+		users:    map[tidelock.UserID]string{},
+		images:   map[tidelock.ImageID]*tidelock.Image{},
+	}
 }
 
 // project returns nil for what the viewer may not see or has gone.
@@ -237,113 +229,6 @@ func (l *look) agent(ctx context.Context, agent tidelock.Agent, project tidelock
 	return row, nil
 }
 
-func (l *look) pushes(ctx context.Context, page *overviewPage) error {
-	f := l.console.forge
-	pushes, _, err := f.RecentPushes(ctx, l.viewer, tidelock.Page{Number: 1, PerPage: pushesShown})
-	if err != nil {
-		return fmt.Errorf("list pushes: %w", err)
-	}
-	for _, push := range pushes {
-		project, err := l.project(ctx, push.Project)
-		if err != nil {
-			return err
-		}
-		if project == nil {
-			continue
-		}
-		announced, _, err := f.Announcements(ctx, l.viewer, *project, tidelock.AnnouncementFilter{Push: push.ID}, tidelock.Page{})
-		switch kind := tidelock.KindOf(err); {
-		case kind == tidelock.Denied || kind == tidelock.Unauthenticated:
-			announced = nil // whose clusters follow it is for members
-		case kind == tidelock.NotFound:
-			continue
-		case err != nil:
-			return fmt.Errorf("list the announcements of push %d: %w", push.ID, err)
-		}
-		by, err := l.username(ctx, push.By)
-		if err != nil {
-			return err
-		}
-		page.Pushes = append(page.Pushes, pushRowOf(push, project.FullPath, by, announced))
-	}
-	return nil
-}
-
-func pushRowOf(push tidelock.Push, project, by string, announced []tidelock.Announcement) pushRow {
-	const refsShown = 3
-	row := pushRow{At: push.At, Project: project, By: by, States: countStates(announced), Took: slowest(push, announced)}
-	for i, u := range push.Updates {
-		if i == refsShown {
-			row.More = len(push.Updates) - i
-			break
-		}
-		row.Refs = append(row.Refs, refMoveOf(u))
-	}
-	return row
-}
-
-func refMoveOf(u tidelock.RefUpdate) refMove {
-	move := refMove{Name: string(u.Ref), Kind: "ref", Commit: u.Commit}
-	if branch, ok := u.Ref.Branch(); ok {
-		move.Name, move.Kind = branch, "branch"
-	} else if tag, ok := u.Ref.Tag(); ok {
-		move.Name, move.Kind = tag, "tag"
-	}
-	switch {
-	case u.New == "":
-		move.Change = "deleted"
-	case u.Old == "":
-		move.Change = "created"
-	}
-	return move
-}
-
-// slowest is how long it took until every announced source had the push.
-func slowest(push tidelock.Push, announced []tidelock.Announcement) time.Duration {
-	var longest time.Duration
-	for _, a := range announced {
-		if a.State == tidelock.Closed {
-			continue
-		}
-		if a.FetchedAt.IsZero() {
-			return 0
-		}
-		longest = max(longest, a.FetchedAt.Sub(push.At))
-	}
-	return longest
-}
-
-// states are all there are, worst first, with the words that people read.
-var states = []struct {
-	state tidelock.AnnouncementState
-	words string
-	tone  tone
-}{
-	{tidelock.Failed, "failed", bad},
-	{tidelock.Parked, "suspended", warn},
-	{tidelock.Sent, "sent", busy},
-	{tidelock.Delivered, "at the agent", busy},
-	{tidelock.Handled, "handled", busy},
-	{tidelock.Gone, "ref deleted", idle},
-	{tidelock.Converged, "live", good},
-	{tidelock.Closed, "superseded", idle},
-}
-
-// countStates tells how many announcements are in which state, worst first.
-func countStates(list []tidelock.Announcement) []stateCount {
-	counts := map[tidelock.AnnouncementState]int{}
-	for _, a := range list {
-		counts[a.State]++
-	}
-	var out []stateCount
-	for _, s := range states {
-		if n := counts[s.state]; n > 0 {
-			out = append(out, stateCount{s.words, s.tone, n})
-		}
-	}
-	return out
-}
-
 func (l *look) listProjects(ctx context.Context, page *overviewPage) error {
 	found, total, err := l.console.forge.Projects(ctx, l.viewer, tidelock.ProjectFilter{OrderBy: "updated_at", Descending: true}, tidelock.Page{Number: 1, PerPage: projectsShown})
 	if err != nil {
@@ -351,7 +236,7 @@ func (l *look) listProjects(ctx context.Context, page *overviewPage) error {
 	}
 	for _, p := range found {
 		page.Projects = append(page.Projects, projectRow{
-			Path: p.FullPath, Description: p.Description, Visibility: p.Visibility,
+			Path: p.FullPath, Link: l.console.projectLink(p), Description: p.Description, Visibility: p.Visibility,
 			DefaultBranch: p.DefaultBranch, Archived: p.Archived, UpdatedAt: p.UpdatedAt,
 		})
 	}

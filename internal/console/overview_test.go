@@ -1,6 +1,7 @@
 package console
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -15,23 +16,18 @@ func TestPushRow(t *testing.T) {
 		{Ref: "refs/heads/old", Old: "a"},
 		{Ref: "refs/notes/commits", New: "e", Commit: "e"},
 	}}
-	row := pushRowOf(push, "team/site", "ada", []tidelock.Announcement{
+	row := pushRowOf(push, []tidelock.Announcement{
 		{State: tidelock.Converged, FetchedAt: at.Add(300 * time.Millisecond)},
 		{State: tidelock.Converged, FetchedAt: at.Add(200 * time.Millisecond)},
 		{State: tidelock.Closed},
 	})
-	want := []refMove{
-		{"main", "branch", "", "b"},
-		{"v1", "tag", "created", "d"},
-		{"old", "branch", "deleted", ""},
+	want := []move{
+		{Name: "main", Kind: "branch", Target: "b"},
+		{Name: "v1", Kind: "tag", Change: "created", Target: "d"},
+		{Name: "old", Kind: "branch", Change: "deleted"},
 	}
-	if len(row.Refs) != len(want) || row.More != 1 {
-		t.Fatalf("got %+v and %d more", row.Refs, row.More)
-	}
-	for i := range want {
-		if row.Refs[i] != want[i] {
-			t.Errorf("got %+v, want %+v", row.Refs[i], want[i])
-		}
+	if !slices.Equal(row.Moves, want) || row.More != 1 {
+		t.Errorf("got %+v and %d more, want %+v and 1", row.Moves, row.More, want)
 	}
 	if row.Took != 300*time.Millisecond {
 		t.Errorf("got %v, want the slowest source's time", row.Took)
@@ -40,7 +36,7 @@ func TestPushRow(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 
-	waiting := pushRowOf(push, "team/site", "ada", []tidelock.Announcement{
+	waiting := pushRowOf(push, []tidelock.Announcement{
 		{State: tidelock.Converged, FetchedAt: at.Add(time.Second)}, {State: tidelock.Failed},
 	})
 	if waiting.Took != 0 || waiting.States[0].Tone != bad {
@@ -76,6 +72,11 @@ func TestText(t *testing.T) {
 		{plain("a\x1b[2Jb\u202ec\nd"), "a\ufffd[2Jb\ufffdc d"},
 		{short("0123456789abcdef"), "01234567"},
 		{short(""), ""},
+		{short("sha256:0123456789abcdef"), "sha256:01234567"},
+		{size(999), "999 B"},
+		{size(1000), "1.0 kB"},
+		{size(1_250_000), "1.2 MB"},
+		{size(3_000_000_000_000_000), "3000.0 TB"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("got %q, want %q", tc.got, tc.want)

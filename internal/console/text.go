@@ -6,14 +6,13 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"tidelock.dev"
 )
 
 // functions are what templates may call.
 var functions = template.FuncMap{
 	"plain": plain,
 	"short": short,
+	"size":  size,
 	"ago":   ago,
 	"took":  took,
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
@@ -36,8 +35,29 @@ func plain(s string) string {
 	}, s)
 }
 
-// short is a commit's name as people write it.
-func short(c tidelock.CommitID) string { return string(c[:min(len(c), 8)]) }
+// short is the name of a commit, or the digest of an artifact, as people write
+// it.
+func short(revision string) string {
+	const kept = 8
+	algorithm, hash, ok := strings.Cut(revision, ":")
+	if !ok {
+		return revision[:min(len(revision), kept)]
+	}
+	return algorithm + ":" + hash[:min(len(hash), kept)]
+}
+
+// size is a number of bytes in the largest unit that leaves a whole one.
+func size(bytes int64) string {
+	if bytes < 1000 {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	amount, unit := float64(bytes)/1000, 0
+	units := []string{"kB", "MB", "GB", "TB"}
+	for amount >= 1000 && unit < len(units)-1 {
+		amount, unit = amount/1000, unit+1
+	}
+	return fmt.Sprintf("%.1f %s", amount, units[unit])
+}
 
 // ago is how long before now a time was, in one unit.
 func ago(t, now time.Time) string {
