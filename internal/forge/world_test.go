@@ -39,6 +39,12 @@ func newWorld(t testing.TB) *world {
 // newWorldWith lets a test stand between the forge and its store.
 func newWorldWith(t testing.TB, wrap func(forge.Store) forge.Store) *world {
 	t.Helper()
+	return newWorldTuned(t, wrap, func(*forge.Config) {})
+}
+
+// newWorldTuned lets a test change the configuration, too.
+func newWorldTuned(t testing.TB, wrap func(forge.Store) forge.Store, tune func(*forge.Config)) *world {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir := t.TempDir()
 	box, err := seal.New(make([]byte, 32))
@@ -68,10 +74,12 @@ func newWorldWith(t testing.TB, wrap func(forge.Store) forge.Store) *world {
 		}
 	})
 	w := &world{t: t, store: wrap(db), repos: repos, content: content, clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), spans: tracetest.NewInMemoryExporter()}
-	w.Forge, err = forge.New(forge.Config{
+	config := forge.Config{
 		Store: w.store, Repos: repos, Registry: content, Bus: hints, Log: log, Now: func() time.Time { return w.clock },
 		Tracer: sdktrace.NewTracerProvider(sdktrace.WithSyncer(w.spans)),
-	})
+	}
+	tune(&config)
+	w.Forge, err = forge.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -347,7 +347,11 @@ func (r *Registry) link(ctx context.Context, link string, digest tidelock.Digest
 	return info.Size(), nil
 }
 
+// unlink waits for links that are being made, so that one of the same content
+// is not half made when its folder goes.
 func (r *Registry) unlink(ctx context.Context, link string) error {
+	r.links.mu.Lock()
+	defer r.links.mu.Unlock()
 	if err := r.medium.Delete(ctx, strings.TrimSuffix(link, "/link")); err != nil && !missing(err) {
 		return fmt.Errorf("remove link %s: %w", link, err)
 	}
