@@ -2,10 +2,12 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +20,7 @@ import (
 const (
 	MaxManifest    = 4 << 20 // bytes
 	maxParts       = 1000
-	maxAnnotations = 128 << 10 // bytes, keys and values together
+	maxAnnotations = 128 << 10 // bytes that are remembered, keys and values together
 	maxFields      = 10_000    // of one object
 )
 
@@ -41,7 +43,8 @@ var validMediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}
 
 // ParseManifest reads a manifest of an image, or an index of others, that is
 // given as a media type; when that is empty, the manifest must tell. It fills
-// Digest, MediaType, Type, Size, Parts, Subject and Annotations of the artifact.
+// Digest, MediaType, Type, Size, Parts, Subject and Annotations of the artifact;
+// of very many or very long annotations only some.
 //
 // What two readers could understand differently is refused: keys that are
 // repeated, a media type that contradicts the one that was given, an image
@@ -215,18 +218,29 @@ func (p *parser) annotations() map[string]string {
 		p.fail("has annotations that are not valid: %v", err)
 		return nil
 	}
-	all, size := make(map[string]string, len(fields)), 0
-	for key, raw := range fields {
+	// A manifest may be all annotations. What its record keeps of them has to
+	// be small, because records are listed: what is known by a name that
+	// everybody uses goes first.
+	names := slices.SortedFunc(maps.Keys(fields), func(a, b string) int {
+		known := func(name string) int {
+			if strings.HasPrefix(name, "org.opencontainers.") {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(known(a)-known(b), strings.Compare(a, b))
+	})
+	all, size := map[string]string{}, 0
+	for _, name := range names {
 		var value *string
-		if json.Unmarshal(raw, &value) != nil || value == nil {
-			p.fail("has an annotation %.100q that is not a string", key)
+		if json.Unmarshal(fields[name], &value) != nil || value == nil {
+			p.fail("has an annotation %.100q that is not a string", name)
 			return nil
 		}
-		if size += len(key) + len(*value); size > maxAnnotations {
-			p.fail("has more than %d bytes of annotations", maxAnnotations)
-			return nil
+		if more := len(name) + len(*value); size+more <= maxAnnotations {
+			all[name] = *value
+			size += more
 		}
-		all[key] = *value
 	}
 	return all
 }

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"path"
 	"strings"
 	"sync"
@@ -20,6 +21,8 @@ type links struct {
 	mu    sync.RWMutex             // held for reading while a link is made, for writing while content is deleted
 	young map[tidelock.Digest]bool // linked since the sweep in progress began; nil without one
 	note  sync.Mutex               // guards what is in young
+
+	placing [1024]sync.Mutex // content of a digest is put in its place by one at a time
 }
 
 // keep holds off the sweep from content that is about to be linked, until
@@ -32,6 +35,14 @@ func (l *links) keep(digest tidelock.Digest) (release func()) {
 		l.note.Unlock()
 	}
 	return l.mu.RUnlock
+}
+
+// place waits until nobody else puts the content of a digest, or of one that
+// happens to share its turn, in its place.
+func (l *links) place(digest tidelock.Digest) (release func()) {
+	turn := &l.placing[crc32.ChecksumIEEE([]byte(digest))%uint32(len(l.placing))]
+	turn.Lock()
+	return turn.Unlock
 }
 
 // Swept is what a sweep deleted, or would delete.

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+
 	"tidelock.dev"
 )
 
@@ -225,8 +227,8 @@ func (u *Upload) digest() tidelock.Digest {
 
 func (u *Upload) commit(ctx context.Context, want tidelock.Digest, link string) (err error) {
 	u.done = true
-	defer u.registry.forget(u)
 	r := u.registry
+	defer r.forget(u)
 	w, err := r.medium.Writer(ctx, u.path, u.size > 0)
 	if err != nil {
 		return fmt.Errorf("open an upload: %w", err)
@@ -234,35 +236,49 @@ func (u *Upload) commit(ctx context.Context, want tidelock.Digest, link string) 
 	if got := u.digest(); got != want && u.algorithm == algorithmOf(want) {
 		return errors.Join(errDigest(got, want), w.Cancel(ctx))
 	}
-	err = w.Commit(ctx)
-	if err = errors.Join(err, w.Close()); err != nil {
-		return errors.Join(fmt.Errorf("commit an upload: %w", err), u.drop(ctx))
-	}
-	moved := false
-	defer func() {
-		if !moved {
-			err = errors.Join(err, u.drop(ctx))
-		}
-	}()
-	if u.algorithm != algorithmOf(want) {
-		if err := u.checkAgain(ctx, want); err != nil {
-			return err
-		}
-	}
 	defer r.links.keep(want)()
-	switch _, err := r.medium.Stat(ctx, blobPath(want)); {
-	case missing(err):
-		if err := r.medium.Move(ctx, u.path, blobPath(want)); err != nil {
-			return fmt.Errorf("keep blob %s: %w", want, err)
-		}
-		moved = true
-	case err != nil:
-		return fmt.Errorf("look at blob %s: %w", want, err)
+	placed, err := u.place(ctx, w, want)
+	if !placed {
+		err = errors.Join(err, u.drop(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	if target, err := r.medium.GetContent(ctx, link); err == nil && string(target) == string(want) {
+		return nil
 	}
 	if err := r.medium.PutContent(ctx, link, []byte(want)); err != nil {
 		return fmt.Errorf("write link %s: %w", link, err)
 	}
 	return nil
+}
+
+// place makes what was uploaded the content of a digest, unless that is there
+// already; then it is not placed.
+func (u *Upload) place(ctx context.Context, w driver.FileWriter, want tidelock.Digest) (placed bool, err error) {
+	r := u.registry
+	// Who finds the content there must not go on before it is there for good.
+	defer r.links.place(want)()
+	_, statErr := r.medium.Stat(ctx, blobPath(want))
+	if statErr == nil && u.algorithm == algorithmOf(want) {
+		return false, w.Close()
+	}
+	if statErr != nil && !missing(statErr) {
+		return false, errors.Join(fmt.Errorf("look at blob %s: %w", want, statErr), w.Close())
+	}
+	err = w.Commit(ctx)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return false, fmt.Errorf("commit an upload: %w", err)
+	}
+	if u.algorithm != algorithmOf(want) {
+		if err := u.checkAgain(ctx, want); err != nil || statErr == nil {
+			return false, err
+		}
+	}
+	if err := r.medium.Move(ctx, u.path, blobPath(want)); err != nil {
+		return false, fmt.Errorf("keep blob %s: %w", want, err)
+	}
+	return true, nil
 }
 
 // checkAgain reads what was uploaded, because it was hashed with another
