@@ -35,6 +35,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newHookCommand(env),
 		newAuditCommand(env),
 		newPushCommand(env),
+		newArtifactCommand(env),
 		newBenchCommand(env),
 		newVersionCommand(env),
 		newExitCodesTopic(),

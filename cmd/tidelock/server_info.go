@@ -16,6 +16,7 @@ type serverInfo struct {
 	CAFile     string `json:"ca_file"` // "" for the system's authorities
 	SSH        string `json:"ssh"`     // "" when git over SSH is not served
 	KnownHosts string `json:"known_hosts"`
+	SigningKey string `json:"signing_key"` // the id of the key in use; "" when nothing is signed
 }
 
 func newServerInfoCommand(env *environment) *cobra.Command {
@@ -25,8 +26,9 @@ func newServerInfoCommand(env *environment) *cobra.Command {
 		Use:   "info",
 		Short: "Show how a server is reached, and by what it is known",
 		Long: `Show how a server is reached, and by what it is known: its URLs, the file of
-the certificate authority that this command trusts, and the line of its SSH
-host key for a file known_hosts.`,
+the certificate authority that this command trusts, the line of its SSH host
+key for a file known_hosts, and the key that it signs artifacts with, which
+"tidelock artifact key" prints.`,
 		Example: `  tidelock server info
   tidelock server info -o json | jq -r .known_hosts >> ~/.ssh/known_hosts`,
 		Args: arguments(),
@@ -53,6 +55,15 @@ host key for a file known_hosts.`,
 				URL: url, API: url + "/api/v4", Agents: told.value.KAS.URL, CAFile: c.source.CAFile,
 				SSH: told.value.SSH.URL, KnownHosts: told.value.SSH.KnownHosts,
 			}
+			keys, err := c.source.signingKeys(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				if k.InUse {
+					info.SigningKey = k.ID
+				}
+			}
 			if info.CAFile != "" {
 				if absolute, err := filepath.Abs(info.CAFile); err == nil {
 					info.CAFile = absolute
@@ -68,6 +79,7 @@ host key for a file known_hosts.`,
 			t.row("CA file", orDash(info.CAFile))
 			t.row("SSH", orDash(info.SSH))
 			t.row("known_hosts", orDash(info.KnownHosts))
+			t.row("Signing key", orDash(info.SigningKey))
 			return t.flush()
 		},
 	}
