@@ -32,8 +32,8 @@ const (
 	maxNameLength   = 63
 )
 
-// A Config is a delivery.yaml that holds no mistake.
-type Config struct {
+// Settings are a delivery.yaml that holds no mistake.
+type Settings struct {
 	Branches     []string // patterns as of protected branches; empty for the default branch alone
 	Trigger      bool     // the default branch moves tags that clusters follow
 	Applications []Application
@@ -137,19 +137,19 @@ type helmFile struct {
 // ParseConfig reads a delivery.yaml. It is strict: an unknown key, a value of
 // the wrong type and a second document are mistakes. The findings name each
 // mistake with its line; with any, nothing may be built.
-func ParseConfig(text []byte) (Config, []tidelock.Finding) {
+func ParseConfig(text []byte) (Settings, []tidelock.Finding) {
 	if len(text) > maxConfig {
-		return Config{}, []tidelock.Finding{configFinding(0, "the file is larger than %d KiB", maxConfig>>10)}
+		return Settings{}, []tidelock.Finding{configFinding(0, "the file is larger than %d KiB", maxConfig>>10)}
 	}
 	var file configFile
 	var root yaml.Node
 	if findings := decode(text, &file, &root); len(findings) > 0 {
-		return Config{}, findings
+		return Settings{}, findings
 	}
 	p := &configParser{root: &root}
 	config := p.config(file)
 	if len(p.findings) > 0 {
-		return Config{}, p.findings
+		return Settings{}, p.findings
 	}
 	return config, nil
 }
@@ -282,11 +282,11 @@ func child(node *yaml.Node, step any) *yaml.Node {
 	return nil
 }
 
-func (p *configParser) config(file configFile) Config {
-	config := Config{Branches: file.Branches, Trigger: file.Trigger == nil || *file.Trigger}
+func (p *configParser) config(file configFile) Settings {
+	config := Settings{Branches: file.Branches, Trigger: file.Trigger == nil || *file.Trigger}
 	if len(file.Branches) > maxBranches {
 		p.failf([]any{"branches"}, "more than %d branches", maxBranches)
-		return Config{}
+		return Settings{}
 	}
 	for i, pattern := range file.Branches {
 		if pattern == "" || len(pattern) > 255 {
@@ -298,7 +298,7 @@ func (p *configParser) config(file configFile) Config {
 	}
 	if len(file.Applications) > maxApplications {
 		p.failf([]any{"applications"}, "more than %d applications", maxApplications)
-		return Config{}
+		return Settings{}
 	}
 	policy := p.policy([]any{"checks"}, defaultPolicy, file.Checks)
 	names, images := map[string]bool{}, map[string]string{}

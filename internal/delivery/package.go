@@ -18,20 +18,20 @@ import (
 
 // ReadConfig reads the delivery.yaml of a tree. None is of kind NotFound, and
 // means that the tree is not one of a delivery repository.
-func ReadConfig(tree Tree) (Config, []tidelock.Finding, error) {
+func ReadConfig(tree Tree) (Settings, []tidelock.Finding, error) {
 	e, err := tree.Entry(ConfigPath)
 	if err != nil {
-		return Config{}, nil, err
+		return Settings{}, nil, err
 	}
 	if e.Type != "blob" || e.Mode == linkMode {
-		return Config{}, []tidelock.Finding{configFinding(0, "it is not a file")}, nil
+		return Settings{}, []tidelock.Finding{configFinding(0, "it is not a file")}, nil
 	}
 	text, err := tree.Content(e, maxConfig)
 	if tidelock.KindOf(err) == tidelock.TooLarge {
 		text, err = make([]byte, maxConfig+1), nil
 	}
 	if err != nil {
-		return Config{}, nil, err
+		return Settings{}, nil, err
 	}
 	config, findings := ParseConfig(text)
 	return config, findings, nil

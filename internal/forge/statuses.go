@@ -131,10 +131,14 @@ func (f *Forge) PostStatus(ctx context.Context, p Principal, project tidelock.Pr
 	if err != nil {
 		return tidelock.Status{}, err
 	}
+	return f.postStatus(ctx, p, project, commit, ref, n, mayTouch)
+}
 
+// postStatus posts for somebody who may, to a commit and a ref that are known.
+func (f *Forge) postStatus(ctx context.Context, p Principal, project tidelock.Project, commit tidelock.CommitID, ref statusRef, n NewStatus, mayTouch func(tidelock.Pipeline) error) (tidelock.Status, error) {
 	var status tidelock.Status
 	var moved bool
-	err = f.store.Atomically(ctx, func(ctx context.Context) error {
+	err := f.store.Atomically(ctx, func(ctx context.Context) error {
 		if err := f.store.LockProject(ctx, project.ID); err != nil {
 			return err
 		}

@@ -31,6 +31,7 @@ type Store interface {
 	imageStore
 	blobStore
 	reportRuleStore
+	buildStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

@@ -149,6 +149,7 @@ func (a *API) table() []route {
 		a.auditRoutes(),
 		a.signingRoutes(),
 		a.reportRoutes(),
+		a.buildRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
 		a.environmentRoutes(),

@@ -30,6 +30,7 @@ import (
 	"tidelock.dev/internal/agentserver"
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/console"
+	"tidelock.dev/internal/delivery"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitlabapi"
 	"tidelock.dev/internal/gitrepo"
@@ -68,6 +69,7 @@ type Server struct {
 	limits  *limit.Guard
 	agents  *agentserver.Server
 	hooks   *webhook.Worker
+	packer  *delivery.Packer
 	git     *gitserver.Server
 	content *registry.Registry
 	images  *ociserver.Server
@@ -305,6 +307,12 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err := s.openImages(content, log); err != nil {
 		return err
 	}
+	s.packer, err = delivery.New(delivery.Config{
+		Forge: s.forge, Repos: s.repos, Registry: content, Log: log, ExternalURL: s.external, Metrics: collected, Tracer: tracing.provider,
+	})
+	if err != nil {
+		return err
+	}
 	s.openSSH()
 	s.api, err = gitlabapi.New(gitlabapi.Config{
 		Forge: s.forge, Repos: s.repos, Log: log, ExternalURL: s.external, SSHURL: ssh, KnownHosts: s.KnownHosts(),
@@ -372,7 +380,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ssh", s.SSHURL(), "ca", s.CAFile(), "data", s.config.DataDir)
 	return stage.Run(ctx,
 		stage.Stage{s.forge.Run, s.repos.Maintain, s.content.Run, s.cert.Run},
-		stage.Stage{s.agents.Run, s.hooks.Run},
+		stage.Stage{s.agents.Run, s.hooks.Run, s.packer.Run},
 		stage.Stage{s.serve, s.serveSSH},
 	)
 }

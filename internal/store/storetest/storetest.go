@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"AgentSources", agentSourceTests},
 		{"Hooks", hookTests},
 		{"Statuses", statusTests},
+		{"Builds", buildTests},
 		{"Environments", environmentTests},
 		{"All", generalTests},
 	} {
