@@ -572,11 +572,22 @@ func (f *Forge) Apply(namespace, name string) {
 // ApplyEvery is Apply with another interval.
 func (f *Forge) ApplyEvery(namespace, name string, interval time.Duration) {
 	f.t.Helper()
+	f.applyFrom(sourcev1.GitRepositoryKind, namespace, name, interval)
+}
+
+// ApplyImage is Apply for an OCIRepository.
+func (f *Forge) ApplyImage(namespace, name string) {
+	f.t.Helper()
+	f.applyFrom(sourcev1.OCIRepositoryKind, namespace, name, time.Hour)
+}
+
+func (f *Forge) applyFrom(kind, namespace, name string, interval time.Duration) {
+	f.t.Helper()
 	k := &kustomizev1.Kustomization{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
 		Spec: kustomizev1.KustomizationSpec{
 			Interval: metav1.Duration{Duration: interval}, Path: "./deploy", Prune: true, TargetNamespace: namespace,
-			SourceRef: kustomizev1.CrossNamespaceSourceReference{Kind: sourcev1.GitRepositoryKind, Name: name},
+			SourceRef: kustomizev1.CrossNamespaceSourceReference{Kind: kind, Name: name},
 		},
 	}
 	if err := f.Cluster.Client.Create(context.Background(), k); err != nil {
@@ -611,18 +622,21 @@ func (f *Forge) WaitFetched(namespace, name, commit string, within time.Duration
 
 // An Announcement is what the forge tells of one.
 type Announcement struct {
-	Source     string     `json:"source"`
-	AgentID    int64      `json:"agent_id"`
-	Number     int64      `json:"number"`
-	Ref        string     `json:"ref"`
-	Commit     string     `json:"commit"`
-	State      string     `json:"state"`
-	Message    string     `json:"message"`
-	Via        string     `json:"via"`
-	AcceptedAt *time.Time `json:"accepted_at"`
-	CalledAt   *time.Time `json:"called_at"`
-	HandledAt  *time.Time `json:"handled_at"`
-	FetchedAt  *time.Time `json:"fetched_at"`
+	Source      string     `json:"source"`
+	AgentID     int64      `json:"agent_id"`
+	Number      int64      `json:"number"`
+	Ref         string     `json:"ref"`
+	Commit      string     `json:"commit"`
+	Digest      string     `json:"digest"`
+	State       string     `json:"state"`
+	Message     string     `json:"message"`
+	Via         string     `json:"via"`
+	AcceptedAt  *time.Time `json:"accepted_at"`
+	AnnouncedAt *time.Time `json:"announced_at"`
+	CalledAt    *time.Time `json:"called_at"`
+	AnsweredAt  *time.Time `json:"answered_at"`
+	HandledAt   *time.Time `json:"handled_at"`
+	FetchedAt   *time.Time `json:"fetched_at"`
 }
 
 // Announcements lists what was announced of a project, newest first.
