@@ -46,6 +46,10 @@ type ImageFilter struct {
 	Below   NamespaceID // of projects in a group or anything below
 	Viewer  *Viewer     // with Below: of projects that it may see; nil keeps all
 	Empty   bool        // also those that hold no artifact yet
+
+	// MinLevel is what a viewer needs in a project that is not visible to it
+	// anyway.
+	MinLevel AccessLevel
 }
 
 // An ArtifactFilter narrows a list of artifacts; zero fields do not.

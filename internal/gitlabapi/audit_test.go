@@ -23,6 +23,12 @@ var changesNoAccess = map[string]string{
 	"PUT /projects/:id/repository/files/:file_path":    "the push says who wrote",
 	"DELETE /projects/:id/repository/files/:file_path": "the push says who wrote",
 
+	"DELETE /projects/:id/registry/repositories/:repository_id/tags":           "the push says who removed",
+	"DELETE /projects/:id/registry/repositories/:repository_id/tags/:tag_name": "the push says who removed",
+	"POST /projects/:id/registry/retention":                                    "the pushes say who removed",
+	"POST /projects/:id/registry/collect":                                      "what goes could not be reached",
+	"POST /registry/collect":                                                   "what goes could not be reached",
+
 	"POST /projects/:id/statuses/:sha":                               "a status says who set it",
 	"DELETE /projects/:id/pipelines/:pipeline_id":                    "it tells of what ran elsewhere",
 	"POST /projects/:id/environments":                                "it gives nobody anything",

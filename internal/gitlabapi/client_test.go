@@ -42,6 +42,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
 	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
 	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
+	t.Run("registry", func(t *testing.T) { clientRegistry(t, w, c) })
 	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
 
 	for _, route := range gitlabapi.Routes() {

@@ -60,6 +60,10 @@ type projectShape struct {
 	SquashOption    string          `json:"squash_option"`
 	OpenIssuesCount int             `json:"open_issues_count"`
 
+	// Of one project, not of those in a list.
+	Expiration *expirationShape `json:"container_expiration_policy,omitempty"`
+	Statistics *statisticsShape `json:"statistics,omitempty"`
+
 	RepositoryAccess    string `json:"repository_access_level"`
 	MergeRequestsAccess string `json:"merge_requests_access_level"`
 	ForkingAccess       string `json:"forking_access_level"`
@@ -173,7 +177,7 @@ func (a *API) projectShape(r *request, p tidelock.Project, n home, shared []forg
 		SharedWith: each(shared, newSharedShape), MergeMethod: "merge", SquashOption: "default_off",
 		RepositoryAccess: "enabled", MergeRequestsAccess: "enabled", ForkingAccess: "disabled",
 		IssuesAccess: "disabled", BuildsAccess: "disabled", WikiAccess: "disabled", SnippetsAccess: "disabled",
-		PagesAccess: "disabled", RegistryAccess: "disabled", EnvironmentsAccess: "disabled",
+		PagesAccess: "disabled", RegistryAccess: "enabled", RegistryEnabled: true, EnvironmentsAccess: "disabled",
 	}
 	if n.Kind == tidelock.UserNamespace {
 		owner := a.userShape(tidelock.User{ID: n.Owner, Username: n.Path, Name: n.Name})
@@ -239,6 +243,9 @@ func (a *API) writeProject(w http.ResponseWriter, r *request, status int, p tide
 	}
 	shape, err := a.projectShape(r, p, namespace, shared[p.ID])
 	if err != nil {
+		return err
+	}
+	if err := a.addImages(r, p, &shape); err != nil {
 		return err
 	}
 	return writeJSON(w, status, shape)
@@ -406,7 +413,8 @@ func (a *API) createProject(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) editProject(w http.ResponseWriter, r *request) error {
-	if _, err := a.project(r, forge.EditProject); err != nil {
+	before, err := a.project(r, forge.EditProject)
+	if err != nil {
 		return err
 	}
 	p := &r.params
@@ -415,8 +423,14 @@ func (a *API) editProject(w http.ResponseWriter, r *request) error {
 		Description: given(p, "description", p.text), DefaultBranch: given(p, "default_branch", p.text),
 		Visibility: given(p, "visibility", p.visibility), Archived: given(p, "archived", p.flag),
 	}
+	retention := p.expiration()
 	if err := r.err(); err != nil {
 		return err
+	}
+	if retention != nil {
+		if _, err := a.forge.SetRetention(r.ctx(), r.by, before, *retention); err != nil {
+			return err
+		}
 	}
 	project, err := a.forge.EditProject(r.ctx(), r.by, r.arg("id"), edit)
 	if err != nil {

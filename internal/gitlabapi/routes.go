@@ -149,6 +149,7 @@ func (a *API) table() []route {
 		a.auditRoutes(),
 		a.signingRoutes(),
 		a.reportRoutes(),
+		a.imageRoutes(),
 		a.buildRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),

@@ -68,7 +68,7 @@ func (db *DB) Images(ctx context.Context, f tidelock.ImageFilter, p tidelock.Pag
 	if f.Below != 0 {
 		l.filter(`i.project_id IN (SELECT r.id FROM projects r WHERE r.namespace_id IN (`+below+`))`, f.Below)
 		if f.Viewer != nil {
-			condition, args := visibleTo(*f.Viewer, `r.visibility`, `r.id`, `r.namespace_id`)
+			condition, args := visibleFrom(*f.Viewer, f.MinLevel, `r.visibility`, `r.id`, `r.namespace_id`)
 			l.filter(`i.project_id IN (SELECT r.id FROM projects r WHERE `+condition+`)`, args...)
 		}
 	}

@@ -169,9 +169,14 @@ func (m membership) condition(project, namespace string) (string, []any) {
 
 // visibleTo asks whether a viewer may see the row of those columns.
 func visibleTo(v tidelock.Viewer, visibility, project, namespace string) (string, []any) {
+	return visibleFrom(v, tidelock.NoAccess, visibility, project, namespace)
+}
+
+// visibleFrom is visibleTo where being a member counts only from a level on.
+func visibleFrom(v tidelock.Viewer, level tidelock.AccessLevel, visibility, project, namespace string) (string, []any) {
 	if v.User == 0 {
 		return visibility + ` >= ?`, []any{tidelock.Public}
 	}
-	text, args := memberAt(v.User, tidelock.NoAccess).condition(project, namespace)
+	text, args := memberAt(v.User, level).condition(project, namespace)
 	return `(` + visibility + ` >= ? OR ` + text + `)`, append([]any{tidelock.InternalOnly}, args...)
 }
