@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -610,4 +611,30 @@ func TestCosign(t *testing.T) {
 			same(t, "tags", s.must("crane", "ls", image+"/attached"), "v1")
 		})
 	}
+	// What the forge packages it signs; who has its public key can tell.
+	t.Run("the forge's own", func(t *testing.T) {
+		s := r.shell(t).dockerConfig(r.deployReader)
+		var keys []struct {
+			PublicKey string `json:"public_key"`
+		}
+		r.Call(http.MethodGet, "signing_keys", nil, &keys)
+		s.write("forge.pub", keys[0].PublicKey)
+		s.must("cosign", "generate-key-pair")
+		commit := r.project.Push("main", map[string]string{
+			".tidelock/delivery.yaml": "applications:\n- name: shop\n  path: shop\n",
+			"shop/shop.yaml":          fmt.Sprintf(configMap, "packaged"),
+		})
+		image := r.image + "/shop:latest"
+		e2e.Eventually(t, soon, func(context.Context) error {
+			_, stderr, err := s.run("crane", "digest", image)
+			if err != nil {
+				return fmt.Errorf("%s is not packaged: %s", commit, stderr)
+			}
+			return nil
+		})
+		s.says(r.image+"/shop", append(verify, "forge.pub", image)...)
+		s.refused("no matching signatures", append(verify, "cosign.pub", image)...)
+		s.says("main@sha1:"+commit, "flux", "pull", "artifact", "oci://"+image, "--output", ".")
+		same(t, "pulled", s.read("shop.yaml"), fmt.Sprintf(configMap, "packaged"))
+	})
 }
