@@ -35,7 +35,7 @@ func (q *request) body() *body {
 
 func (b *body) Read(p []byte) (int, error) {
 	start := time.Now()
-	if start.Sub(b.set) >= time.Second {
+	if start.Sub(b.set) >= min(b.idle/4, time.Second) {
 		// The listener's limits are for requests that have none of their own.
 		// A connection without deadlines is somebody's test.
 		_ = b.rc.SetReadDeadline(start.Add(b.idle))
