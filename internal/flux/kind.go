@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	imagev1 "github.com/fluxcd/image-reflector-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -95,7 +96,9 @@ var imageRepository = newKind(imagev1.GroupVersion.WithKind(imagev1.ImageReposit
 		o.suspended = repo.Spec.Suspend
 		o.uses(repo.Spec.SecretRef, repo.Spec.CertSecretRef, repo.Spec.ProxySecretRef)
 		o.shows(nil, repo.Status.Conditions, repo.Status.ReconcileRequestStatus)
-		o.busy = apimeta.IsStatusConditionTrue(repo.Status.Conditions, meta.ReconcilingCondition)
+		if scan := repo.Status.LastScanResult; scan != nil {
+			o.scan = scan.ScanTime.UTC().Format(time.RFC3339) + " " + scan.Revision
+		}
 	})
 
 // helmRepositories is the resource of HelmRepository, which is no source of

@@ -151,9 +151,10 @@ func TestObserve(t *testing.T) {
 				SecretRef: local("login"), CertSecretRef: local("ca"), ProxySecretRef: local("proxy"),
 			},
 			Status: imagev1.ImageRepositoryStatus{
-				Conditions: append(failed, metav1.Condition{Type: meta.ReconcilingCondition, Status: metav1.ConditionTrue}), ReconcileRequestStatus: requests,
+				LastScanResult: &imagev1.ScanResult{Revision: "42", ScanTime: metav1.Unix(1_700_000_000, 0)},
+				Conditions:     failed, ReconcileRequestStatus: requests,
 			},
-		}, observation{url: "oci://forge.example:8443/team/x", secrets: []string{"login", "ca", "proxy"}, busy: true}},
+		}, observation{url: "oci://forge.example:8443/team/x", secrets: []string{"login", "ca", "proxy"}, scan: "2023-11-14T22:13:20Z 42"}},
 	}
 	for _, tt := range tests {
 		want := tt.want

@@ -53,7 +53,7 @@ type observation struct {
 	requestedAt string   // the annotation
 	handledAt   string   // status.lastHandledReconcileAt
 	failure     string   // the message of Ready=False, empty otherwise
-	busy        bool     // of an image: its tags are being read, or could not be
+	scan        string   // of an image: when its tags were read last, and their hash
 }
 
 // spec is what decides which revision the source follows.

@@ -118,6 +118,7 @@ type request struct {
 	number   int64 // of the announcement at the time
 	include  []string
 	before   string // the annotation before it
+	scan     string // the last scan before it was handled
 	answered time.Time
 	handled  bool
 	judged   bool
@@ -237,7 +238,7 @@ func (t *track) begin() call {
 	if t.annotate {
 		c.hook = nil
 	}
-	c.request = &request{include: t.includeWant, before: t.seen.requestedAt}
+	c.request = &request{include: t.includeWant, before: t.seen.requestedAt, scan: t.seen.scan}
 	if a := t.announcement; a != nil {
 		c.announce, c.arrived = a.Announcement, a.arrived
 		c.request.number = a.Number
@@ -325,19 +326,22 @@ func (t *track) deadline() time.Time {
 // settle compares what is wanted with what is, and decides.
 func (t *track) settle(now time.Time) {
 	t.wanted = false
-	if r := t.request; r != nil && !r.handled && t.seen.requestedAt != r.before && t.seen.requestedAt == t.seen.handledAt {
-		r.handled = true
-		t.annotate = false
-		t.retryAt = time.Time{}
-		if a := t.announcement; a != nil && a.Number == r.number && a.progress.Handled == 0 && a.open() {
-			a.progress.Handled = a.since(now)
-			t.changed = true
+	if r := t.request; r != nil && !r.handled {
+		if t.seen.requestedAt != r.before && t.seen.requestedAt == t.seen.handledAt {
+			t.handled(r, now)
+		} else {
+			r.scan = t.seen.scan
 		}
 	}
 
 	a := t.announcement
-	if r := t.request; a != nil && r != nil && r.handled && r.number == a.Number && !t.seen.busy && t.seen.failure == "" {
+	if r := t.request; a != nil && r != nil && r.handled && r.number == a.Number && t.seen.scan != r.scan {
+		// That it is ready would not do: after a scan that failed, Flux calls an
+		// image ready again without having read its tags.
 		t.scanned = a.Announcement
+		if a.progress.Fetched == 0 {
+			a.progress.Fetched = a.since(now)
+		}
 	}
 	if a != nil && a.Gone {
 		t.report(tidelock.Gone, "")
@@ -370,9 +374,20 @@ func (t *track) settle(now time.Time) {
 			t.report(tidelock.Delivered, "")
 		}
 		t.wanted = true
-	case pending, t.seen.busy && t.seen.failure == "":
+	case pending:
 	default:
 		t.judge(moved, now)
+	}
+}
+
+// handled notes that Flux has acted on the request.
+func (t *track) handled(r *request, now time.Time) {
+	r.handled = true
+	t.annotate = false
+	t.retryAt = time.Time{}
+	if a := t.announcement; a != nil && a.Number == r.number && a.progress.Handled == 0 && a.open() {
+		a.progress.Handled = a.since(now)
+		t.changed = true
 	}
 }
 

@@ -464,40 +464,47 @@ func TestTrackOfAnImage(t *testing.T) {
 		s.track.announce(Announcement{Source: s.track.id, Number: number, Goal: goal, Gone: digest == ""}, s.now)
 		return s
 	}
-	// scans has Flux act on the request, and tell of it step by step.
-	scans := func(failure string) *story {
-		s.show(func(o *observation) { o.busy = true })
+	count := 0
+	scans := func() *story {
+		count++
+		return s.show(func(o *observation) {
+			o.handledAt, o.failure, o.scan = o.requestedAt, "", fmt.Sprint("scan ", count)
+		})
+	}
+	fails := func() *story {
 		s.show(func(o *observation) { o.handledAt = o.requestedAt }).quiet()
-		if got := s.state(); got == tidelock.Converged {
-			t.Errorf("converged while Flux is at it")
-		}
-		return s.show(func(o *observation) { o.failure, o.busy = failure, failure != "" })
+		return s.show(func(o *observation) { o.failure = "ReadOperationFailed: x" }).is(tidelock.Failed).quiet()
 	}
 	announce(1, digestA).is(tidelock.Delivered).calls()
-	scans("").is(tidelock.Converged).quiet().pass(time.Hour).quiet()
+	s.now = s.now.Add(time.Second)
+	scans().is(tidelock.Converged).quiet().pass(time.Hour).quiet()
 	if got := s.track.source(); got.Revision != "main@"+string(digestA) || got.LastNumber != 1 || got.LastDigest != digestA {
 		t.Errorf("told %+v", got)
+	}
+	if p := s.track.announcement.progress; p.Handled != time.Second || p.Fetched != time.Second {
+		t.Errorf("progress: got %+v", p)
 	}
 
 	// A tag that points at the same artifact is news too.
 	announce(2, digestA).is(tidelock.Delivered).calls()
-	scans("").is(tidelock.Converged)
+	scans().is(tidelock.Converged)
 
 	// Flux reads the tags on its own: nothing to us.
-	s.show(func(o *observation) { o.busy = true }).quiet().show(func(o *observation) { o.busy = false }).is(tidelock.Converged).quiet()
+	s.show(func(o *observation) { o.scan = "its own" }).is(tidelock.Converged).quiet()
 
-	// It cannot, and then can by itself.
+	// It cannot read them, and then says it is ready without having tried.
 	announce(3, digestB).calls()
-	scans("ReadOperationFailed: x").is(tidelock.Failed)
+	fails().pass(time.Minute).calls()
+	fails().show(func(o *observation) { o.failure = "" }).is(tidelock.Failed)
 	s.pass(time.Minute).calls()
-	scans("ReadOperationFailed: x").is(tidelock.Failed)
-	s.show(func(o *observation) { o.failure, o.busy = "", false }).is(tidelock.Converged).quiet()
+	scans().is(tidelock.Converged).quiet()
 
 	// The next one comes while the scan for this one is under way.
 	announce(4, digestA).calls()
 	announce(5, digestB).calls()
-	s.show(func(o *observation) { o.handledAt = "stamp 0" }).is(tidelock.Delivered)
-	scans("").is(tidelock.Converged)
+	s.show(func(o *observation) { o.handledAt, o.scan = "stamp 0", "for 4" }).is(tidelock.Delivered)
+	fails().pass(time.Minute).calls()
+	scans().is(tidelock.Converged)
 
 	announce(6, "").is(tidelock.Gone).quiet()
 	s.show(func(o *observation) { o.url = "oci://forge.example/team/other" })
