@@ -33,12 +33,15 @@ const (
 	KustomizeController    Name = "kustomize-controller"
 	HelmController         Name = "helm-controller"
 	NotificationController Name = "notification-controller"
+	ReflectorController    Name = "image-reflector-controller"
 	Bootstrap              Name = "bootstrap" // the code behind flux bootstrap gitlab
 	Flux                   Name = "flux"      // the program
 	Helm                   Name = "helm"
 	Crane                  Name = "crane"
 	ORAS                   Name = "oras"
 	Cosign                 Name = "cosign"
+	Conformance            Name = "conformance" // the OCI distribution specification's own test
+	VersityGW              Name = "versitygw"   // a service that speaks S3
 )
 
 // All lists the components in the order in which they are built: those that
@@ -52,9 +55,11 @@ func All() []Name {
 }
 
 // Cluster lists the components of a cluster with Flux. The others are clients
-// that the tests drive.
+// that the tests drive, and a part of Flux that many installations do without.
 func Cluster() []Name {
-	return slices.DeleteFunc(All(), func(n Name) bool { return n == Bootstrap || slices.Contains(RegistryClients(), n) })
+	return slices.DeleteFunc(All(), func(n Name) bool {
+		return n == Bootstrap || n == ReflectorController || n == Conformance || n == VersityGW || slices.Contains(RegistryClients(), n)
+	})
 }
 
 // RegistryClients lists the programs that push to registries and pull from them.
@@ -86,6 +91,7 @@ var recipes = []recipe{
 	flux(KustomizeController, "kube"),
 	flux(HelmController, "kube"),
 	flux(NotificationController, "notification"),
+	flux(ReflectorController, "reflector"),
 	{name: Bootstrap, module: "bootstrap", pkg: "."},
 	{
 		name: Flux, module: "clients", pkg: "github.com/fluxcd/flux2/v2/cmd/flux", ldflags: []string{"-X main.VERSION=2.7.5"},
@@ -97,6 +103,8 @@ var recipes = []recipe{
 	{name: Crane, module: "oci", pkg: "github.com/google/go-containerregistry/cmd/crane"},
 	{name: ORAS, module: "oci", pkg: "oras.land/oras/cmd/oras"},
 	{name: Cosign, module: "cosign", pkg: "github.com/sigstore/cosign/v2/cmd/cosign"},
+	{name: Conformance, module: "conformance", pkg: "github.com/opencontainers/distribution-spec/conformance"},
+	{name: VersityGW, module: "s3", pkg: "github.com/versity/versitygw/cmd/versitygw"},
 	{
 		name: KWOK, module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok",
 		source: "sigs.k8s.io/kwok",

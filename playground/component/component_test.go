@@ -272,7 +272,7 @@ func TestListsOfComponents(t *testing.T) {
 	if got := component.RegistryClients(); !slices.Equal(got, clients) {
 		t.Errorf("clients of registries are %v, want %v", got, clients)
 	}
-	all := slices.Insert(slices.Clone(cluster), slices.Index(cluster, component.KWOK), append([]component.Name{component.Bootstrap}, clients...)...)
+	all := slices.Insert(slices.Clone(cluster), slices.Index(cluster, component.KWOK), append(append([]component.Name{component.ReflectorController, component.Bootstrap}, clients...), component.Conformance, component.VersityGW)...)
 	if got := component.All(); !slices.Equal(got, all) {
 		t.Errorf("all components are %v, want %v", got, all)
 	}

@@ -21,6 +21,7 @@ import (
 	ociremote "github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -300,4 +301,68 @@ func TestFluxChartFollowsItsRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.awaitSource(t, id)
+}
+
+// An agent under the rights that the first release's manifests gave goes on
+// with the kinds that it may see, says what it may not, and takes up the rest
+// once the manifests are applied.
+func TestFluxOlderRights(t *testing.T) {
+	c := e2e.Cluster(t)
+	ns := c.Namespace(t)
+	const account = "agent-of-the-first-release"
+	role := &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: account},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"source.toolkit.fluxcd.io"}, Resources: []string{"gitrepositories"}, Verbs: []string{"list", "watch", "patch"}},
+			{APIGroups: []string{"notification.toolkit.fluxcd.io"}, Resources: []string{"receivers"}, Verbs: []string{"list", "watch", "create", "patch", "delete"}},
+			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "delete"}},
+		},
+	}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: account},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: account},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: account}},
+	}
+	for _, o := range []client.Object{role, binding} {
+		if err := c.Client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Client.Delete(context.WithoutCancel(t.Context()), o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	config := c.REST()
+	config.Impersonate.UserName = account
+
+	git, store := newRepository(t), newArtifactStore(t)
+	repo, gitID := newSource(t, c, ns, "site", git.url)
+	awaitCommit(t, c, repo, git.push(t, map[string]string{"file": "1"}))
+	first := store.pushManifests(t, "team/site", "latest", "one")
+	artifact, ociID := newOCIRepository(t, c, ns, "site", store.url("team/site"), nil)
+	awaitGoal(t, c, tidelock.OCIRepository, artifact, first)
+	a := startFluxOn(t, config, tidelock.AgentID(lastAgent.Add(1)), flux.Settings{WebhookURL: c.Flux.ReceiverURL()}, git.url, store.url(""))
+	a.awaitSource(t, gitID)
+	a.SetServed(gitID, true)
+	awaitReceivers(t, c, ns, 1)
+	a.pushUntilVia(t, git, gitID, flux.ViaReceiver)
+	if _, known := a.source(ociID); known {
+		t.Error("it knows what it may not see")
+	}
+	if got := a.Status().Detail; !strings.Contains(got, "may not watch ocirepositories") {
+		t.Errorf("detail: got %q", got)
+	}
+
+	role.Rules[0].Resources = append(role.Rules[0].Resources, "ocirepositories")
+	if err := c.Client.Update(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitSource(t, ociID)
+	a.SetServed(ociID, true)
+	awaitReceivers(t, c, ns, 2)
+	a.pushGoalUntilVia(t, ociID, flux.ViaReceiver, func(i int) tidelock.Goal {
+		return store.pushManifests(t, "team/site", "latest", fmt.Sprint("two ", i))
+	})
+	a.pushUntilVia(t, git, gitID, flux.ViaReceiver)
 }

@@ -38,6 +38,7 @@ const (
 	Kustomize    = string(component.KustomizeController)
 	Helm         = string(component.HelmController)
 	Notification = string(component.NotificationController)
+	Reflector    = string(component.ReflectorController) // see [System.AddReflector]
 )
 
 // Namespace is where Flux believes it runs.
@@ -69,6 +70,7 @@ type System struct {
 	owned    bool // we made the supervisor
 	names    []string
 	client   client.Client
+	events   string
 	receiver string
 }
 
@@ -115,30 +117,57 @@ func Start(ctx context.Context, config Config) (system *System, err error) {
 // ApplyCRDs applies the definitions of Flux's kinds.
 func (f *System) ApplyCRDs(ctx context.Context) error {
 	for _, name := range controllers {
-		paths, err := f.config.Components[name].Manifests()
-		if err != nil {
-			return err
-		}
-		if len(paths) == 0 {
-			return fmt.Errorf("component %s brings no CRDs", name)
-		}
-		objects, err := manifest.ReadFiles(paths...)
-		if err != nil {
-			return err
-		}
-		if err := manifest.Apply(ctx, f.client, objects...); err != nil {
+		if err := f.applyCRDs(ctx, f.config.Components[name]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func (f *System) applyCRDs(ctx context.Context, built component.Built) error {
+	paths, err := built.Manifests()
+	if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		return fmt.Errorf("component %s brings no CRDs", built.Name)
+	}
+	objects, err := manifest.ReadFiles(paths...)
+	if err != nil {
+		return err
+	}
+	return manifest.Apply(ctx, f.client, objects...)
+}
+
+// AddReflector adds image-reflector-controller, which few installations of
+// Flux have, and returns when it is ready. It may be added once.
+func (f *System) AddReflector(ctx context.Context, built component.Built) error {
+	if err := f.applyCRDs(ctx, built); err != nil {
+		return err
+	}
+	book, err := f.ports()
+	if err != nil {
+		return err
+	}
+	tags := filepath.Join(f.config.Dir, "tags")
+	p, err := f.process(ctx, built, book, "--events-addr=http://"+f.events+"/", "--storage-path="+tags)
+	if err != nil {
+		return err
+	}
+	f.names = append(f.names, p.Name)
+	return f.config.Supervisor.Start(ctx, p)
+}
+
 var controllers = []component.Name{
 	component.SourceController, component.KustomizeController, component.HelmController, component.NotificationController,
 }
 
+func (f *System) ports() (*port.Book, error) {
+	return port.Open(filepath.Join(f.config.Dir, "flux-ports.json"))
+}
+
 func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
-	book, err := port.Open(filepath.Join(f.config.Dir, "flux-ports.json"))
+	book, err := f.ports()
 	if err != nil {
 		return nil, err
 	}
@@ -149,36 +178,25 @@ func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
 		}
 		return a
 	}
-	storage, events := addr("storage"), addr("events")
-	f.receiver = addr("receiver")
+	storage := addr("storage")
+	f.events, f.receiver = addr("events"), addr("receiver")
+	if err != nil {
+		return nil, err
+	}
 	artifacts := filepath.Join(f.config.Dir, "artifacts")
 	own := map[component.Name][]string{
 		component.SourceController:       {"--storage-path=" + artifacts, "--storage-addr=" + storage, "--storage-adv-addr=" + storage},
-		component.NotificationController: {"--events-addr=" + events, "--receiverAddr=" + f.receiver},
+		component.NotificationController: {"--events-addr=" + f.events, "--receiverAddr=" + f.receiver},
 	}
 	var processes []supervisor.Process
 	for _, name := range controllers {
-		home := filepath.Join(f.config.Dir, "home", string(name))
-		health := addr(string(name) + "-health")
-		args := []string{"--health-addr=" + health, "--metrics-addr=" + addr(string(name)+"-metrics"), "--log-level=info"}
+		args := own[name]
 		if name != component.NotificationController {
-			args = append(args, "--events-addr=http://"+events+"/")
+			args = append(args, "--events-addr=http://"+f.events+"/")
 		}
+		p, err := f.process(ctx, f.config.Components[name], book, args...)
 		if err != nil {
 			return nil, err
-		}
-		if err := os.MkdirAll(home, 0o700); err != nil {
-			return nil, fmt.Errorf("make home of %s: %w", name, err)
-		}
-		kubeconfig := filepath.Join(home, "kubeconfig")
-		if _, err := controlplane.WriteServiceAccountKubeconfig(ctx, f.config.Cluster, Namespace, string(name), kubeconfig); err != nil {
-			return nil, err
-		}
-		p := supervisor.Process{
-			Grace: 5 * time.Second, // kustomize-controller waits for health checks otherwise
-			Name:  string(name), Path: f.config.Components[name].Binary(), Args: append(args, own[name]...),
-			Env:   supervisor.Environment(home, "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace),
-			Ready: ready("http://" + health + "/readyz"),
 		}
 		if f.config.WithoutCRDs {
 			p.Ready = nil
@@ -186,6 +204,34 @@ func (f *System) processes(ctx context.Context) ([]supervisor.Process, error) {
 		processes = append(processes, p)
 	}
 	return processes, os.MkdirAll(artifacts, 0o700)
+}
+
+// process describes a controller that acts as its own ServiceAccount.
+func (f *System) process(ctx context.Context, built component.Built, book *port.Book, args ...string) (supervisor.Process, error) {
+	name := string(built.Name)
+	health, err := book.Addr(name + "-health")
+	if err != nil {
+		return supervisor.Process{}, err
+	}
+	metrics, err := book.Addr(name + "-metrics")
+	if err != nil {
+		return supervisor.Process{}, err
+	}
+	home := filepath.Join(f.config.Dir, "home", name)
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return supervisor.Process{}, fmt.Errorf("make home of %s: %w", name, err)
+	}
+	kubeconfig := filepath.Join(home, "kubeconfig")
+	if _, err := controlplane.WriteServiceAccountKubeconfig(ctx, f.config.Cluster, Namespace, name, kubeconfig); err != nil {
+		return supervisor.Process{}, err
+	}
+	return supervisor.Process{
+		Grace: 5 * time.Second, // kustomize-controller waits for health checks otherwise
+		Name:  name, Path: built.Binary(),
+		Args:  append([]string{"--health-addr=" + health, "--metrics-addr=" + metrics, "--log-level=info"}, args...),
+		Env:   supervisor.Environment(home, "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace),
+		Ready: ready("http://" + health + "/readyz"),
+	}, nil
 }
 
 // Installed reports what is wrong with the Flux of a cluster that is not ours,
