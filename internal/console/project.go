@@ -131,5 +131,6 @@ func (l *look) listPushes(ctx context.Context, project tidelock.Project, page *p
 		return fmt.Errorf("list the pushes of project %d: %w", project.ID, err)
 	}
 	page.Pushes, err = l.pushes(ctx, pushes)
+	page.Pushes.OfOneProject = true
 	return err
 }

@@ -10,8 +10,9 @@ import (
 
 // A pushTable lists pushes with how far each came.
 type pushTable struct {
-	Now  time.Time
-	Rows []pushRow
+	Now          time.Time
+	OfOneProject bool // which then is not named in each row
+	Rows         []pushRow
 }
 
 type pushRow struct {
