@@ -329,7 +329,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	s.console, err = console.New(console.Config{
-		Forge: s.forge, Log: log, Root: s.external.Path, Version: c.Version, Limits: s.limits,
+		Forge: s.forge, Log: log, Root: s.external.Path, Host: s.external.Host, Version: c.Version, Limits: s.limits,
 	})
 	return err
 }
