@@ -57,9 +57,10 @@ const (
 
 	PullImage    Action = "pull images"
 	PushImage    Action = "push images"
-	DeleteImage  Action = "delete images" // tags and artifacts, one by one
-	ReadImages   Action = "read images"   // by API
-	ManageImages Action = "manage images" // remove whole ones, and the rules about them
+	DeleteImage  Action = "delete images"     // tags and artifacts, one by one
+	DeleteTag    Action = "delete image tags" // the same by API
+	ReadImages   Action = "read images"       // by API
+	ManageImages Action = "manage images"     // remove whole ones, and the rules about them
 
 	ReadReportRules   Action = "read report rules"
 	ManageReportRules Action = "manage report rules"
@@ -212,6 +213,7 @@ var rules = map[Action]rule{
 	PullImage:    {on: onProject, member: tidelock.Reporter, visible: true, scopes: imageRead, deploy: imageDeploy, agent: true},
 	PushImage:    {on: onProject, member: tidelock.Developer, scopes: imageWrite, deploy: imagePusher, write: true},
 	DeleteImage:  {on: onProject, member: tidelock.Developer, scopes: imageWrite, write: true},
+	DeleteTag:    {on: onProject, member: tidelock.Developer, scopes: apiWrite, write: true},
 	ReadImages:   {on: onProject, member: tidelock.Reporter, visible: true, scopes: apiRead},
 	ManageImages: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite, write: true},
 

@@ -54,6 +54,7 @@ delete deployments        | 401  | 403      | 403   | 403      | 403       | y  
 pull images               | y    | y        | 403   | y        | y         | y          | y     | api read_registry write_registry                | read_registry
 push images               | 401  | 403      | 403   | 403      | y         | y          | y     | api write_registry                              | write_registry
 delete images             | 401  | 403      | 403   | 403      | y         | y          | y     | api write_registry                              |
+delete image tags         | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             |
 read images               | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |
 manage images             | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read report rules         | 401  | 403      | 403   | y        | y         | y          | y     | api read_api                                    |

@@ -150,6 +150,9 @@ func (a *API) listGroupImages(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) showImage(w http.ResponseWriter, r *request) error {
+	if err := a.forge.Allow(r.ctx(), r.by, forge.Browse, forge.OnForge); err != nil {
+		return err
+	}
 	n, err := id[tidelock.ImageID](r, "repository_id")
 	if err != nil {
 		return err
@@ -227,7 +230,7 @@ func (a *API) showImageTag(w http.ResponseWriter, r *request) error {
 }
 
 func (a *API) deleteImageTag(w http.ResponseWriter, r *request) error {
-	project, image, err := a.image(r, forge.DeleteImage)
+	project, image, err := a.image(r, forge.DeleteTag)
 	if err != nil {
 		return err
 	}
@@ -453,11 +456,11 @@ func (a *API) writeImageUsage(w http.ResponseWriter, r *request, project tideloc
 }
 
 func (a *API) setImageQuota(w http.ResponseWriter, r *request) error {
-	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
+	project, err := a.project(r, forge.ReadProject)
+	if err != nil {
 		return err
 	}
-	project, err := a.project(r, forge.ReadImages)
-	if err != nil {
+	if err := a.forge.Allow(r.ctx(), r.by, forge.Administer, forge.OnForge); err != nil {
 		return err
 	}
 	r.need("bytes")

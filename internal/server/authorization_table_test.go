@@ -16,13 +16,13 @@ import (
 type surface string
 
 const (
-	onForge   surface = "forge"
-	onGroups  surface = "groups"
-	onProject surface = "projects"
-	overHTTP  surface = "git over HTTP"
-	overSSH   surface = "git over SSH"
-	inLists   surface = "lists"
-	later     surface = "registry, later"
+	onForge    surface = "forge"
+	onGroups   surface = "groups"
+	onProject  surface = "projects"
+	overHTTP   surface = "git over HTTP"
+	overSSH    surface = "git over SSH"
+	inLists    surface = "lists"
+	inRegistry surface = "registry"
 )
 
 // A least is the least that is enough for something.
@@ -142,9 +142,6 @@ func readRow(at surface, line string) (row, error) {
 	}
 	if rest[1] != "-" {
 		r.deploy = readScopes(rest[1])
-	}
-	if at == later {
-		return r, nil
 	}
 	r.readRequest(rest[2])
 	answer, again := strings.CutSuffix(rest[3], " again")

@@ -178,7 +178,8 @@ type place struct {
 	group      int64
 	project    int64
 	agent      int64
-	member     int64 // a guest of both
+	member     int64  // a guest of both
+	manifest   []byte // of an image that the project has
 	commit     string
 	blob       string
 	tokens     map[caller]credential // of the group's and the project's bots
@@ -382,6 +383,7 @@ func (p *place) makeProject() {
 			p.keys[c] = p.addKey(site+"deploy_keys", c)
 		}
 	}
+	p.makeImage()
 }
 
 // A reply is what the matrix reads of an answer.
