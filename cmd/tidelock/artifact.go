@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -160,10 +161,37 @@ func (g *registryGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case r.URL.Scheme != "https" && !g.plain:
 		return nil, fmt.Errorf("the registry %s leads to %s, which is not encrypted", g.host, r.URL.Host)
-	case !strings.EqualFold(r.URL.Host, g.host) && r.Header.Get("Authorization") != "":
+	case !strings.EqualFold(r.URL.Host, g.host) && carriesCredential(r):
 		return nil, fmt.Errorf("the registry %s wants the token to be sent to %s; it is not", g.host, r.URL.Host)
 	}
-	return g.next.RoundTrip(r)
+	answer, err := g.next.RoundTrip(r)
+	if err == nil && !strings.Contains(r.URL.Path, "/blobs/") && strings.EqualFold(r.URL.Host, g.host) {
+		answer.Body = &boundedBody{ReadCloser: answer.Body, left: maxAnswer}
+	}
+	return answer, err
+}
+
+// carriesCredential reports whether a request has a token in its header or, as
+// docker's identity tokens are sent, in a form.
+func carriesCredential(r *http.Request) bool {
+	return r.Header.Get("Authorization") != "" || strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
+}
+
+// maxAnswer is more than any answer of a registry that is not content.
+const maxAnswer = 16 << 20
+
+// A boundedBody is one that is not read for ever.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("the registry's answer is longer than %d bytes", maxAnswer)
+	}
+	return n, err
 }
 
 // explain turns an error of the registry into one that says what to do next.

@@ -22,8 +22,8 @@ import (
 // A lightAgent speaks an agent's part of the protocol for OCIRepositories in a
 // cluster that is not there: what it is told of, it has.
 type lightAgent struct {
-	t     *testing.T
-	dial  tunnel.DialConfig
+	t    *testing.T
+	dial tunnel.DialConfig
 
 	mu      sync.Mutex
 	sources map[string]*agentrpc.Source
