@@ -104,6 +104,13 @@ func (r *imageHost) shell(t *testing.T) *shell {
 	return s
 }
 
+// in is the shell in a subtest.
+func (s *shell) in(t *testing.T) *shell {
+	here := *s
+	here.t = t
+	return &here
+}
+
 // dockerConfig signs all programs in, as docker login does.
 func (s *shell) dockerConfig(who login) *shell {
 	s.t.Helper()

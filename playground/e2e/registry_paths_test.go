@@ -109,6 +109,21 @@ func TestRegistryDockerConfig(t *testing.T) {
 			s.must(args...)
 		}
 	})
+	t.Run("agent", func(t *testing.T) {
+		s := r.shell(t)
+		var agent struct{ ID int64 }
+		r.Call(http.MethodPost, fmt.Sprintf("projects/%d/cluster_agents", r.project.ID), map[string]any{"name": "puller"}, &agent)
+		var token struct{ Token string }
+		r.Call(http.MethodPost, fmt.Sprintf("projects/%d/cluster_agents/%d/tokens", r.project.ID, agent.ID), map[string]any{"name": "registry"}, &token)
+		s.dockerConfig(login{"agent", "agent", token.Token})
+		for _, args := range pullers(r.image) {
+			s.must(args...)
+		}
+		s.refused("DENIED", "crane", "tag", r.image+":v1", "v2")
+		r.Project("other/site", "private")
+		r.fill(t, r.host+"/other/site")
+		s.refused("NAME_UNKNOWN", "crane", "manifest", r.host+"/other/site:v1")
+	})
 	t.Run("registry token", func(t *testing.T) {
 		s := r.shell(t)
 		reply := curl(t, r.Forge, r.URL+"/jwt/auth?service=container_registry&scope=repository:team/web-shop/deploy:pull", "--user", who.user+":"+who.password)
@@ -135,7 +150,7 @@ func TestRegistryPaths(t *testing.T) {
 	digest := s.must("crane", "digest", r.image+":v1")
 
 	t.Run("capitals", func(t *testing.T) {
-		s.t = t
+		s := s.in(t)
 		s.refused("", "crane", "digest", r.host+"/Team/Web-Shop:v1") // by crane itself
 		for path, status := range map[string]int{"team/web-shop": 200, "Team/Web-Shop": 400, "TEAM/web-shop": 400} {
 			wantStatus(t, path, curl(t, r.Forge, r.URL+"/v2/"+path+"/tags/list", "--user", as), status)
@@ -147,7 +162,7 @@ func TestRegistryPaths(t *testing.T) {
 		}
 	})
 	t.Run("renamed", func(t *testing.T) {
-		s.t = t
+		s := s.in(t)
 		var before struct{ Token string }
 		reply := curl(t, r.Forge, r.URL+"/jwt/auth?service=container_registry&scope=repository:team/web-shop:pull,push", "--user", as)
 		wantStatus(t, "token", reply, 200).decode(t, &before)
@@ -177,7 +192,7 @@ func TestRegistryPaths(t *testing.T) {
 	})
 	// Clients do not follow a realm to another host, or to an address.
 	t.Run("realm", func(t *testing.T) {
-		s.t = t
+		s := s.in(t)
 		for _, host := range []string{r.host, strings.Replace(r.host, "localhost", "127.0.0.1", 1)} {
 			challenge := wantStatus(t, host, curl(t, r.Forge, "https://"+host+"/v2/"), 401).header.Get("Www-Authenticate")
 			same(t, "challenge", challenge, `Bearer realm="https://`+host+`/jwt/auth",service="container_registry"`)
