@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"tidelock.dev"
 )
 
 // A serverInfo is how a server is reached, and by what it is known.
@@ -56,7 +58,7 @@ key for a file known_hosts, and the key that it signs artifacts with, which
 				SSH: told.value.SSH.URL, KnownHosts: told.value.SSH.KnownHosts,
 			}
 			keys, err := c.source.signingKeys(cmd.Context())
-			if err != nil {
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound { // an older server signs nothing
 				return err
 			}
 			for _, k := range keys {
