@@ -28,7 +28,7 @@ func newBenchCommand(env *environment) *cobra.Command {
 	var source sourceFlags
 	source.add(cmd)
 	cmd.AddCommand(newBenchPushCommand(env, &source), newBenchAPICommand(env, &source), newBenchGitCommand(env, &source),
-		newBenchRegistryCommand(env, &source))
+		newBenchRegistryCommand(env, &source), newBenchDeliveryCommand(env, &source))
 	return cmd
 }
 
