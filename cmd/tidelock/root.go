@@ -36,6 +36,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newAuditCommand(env),
 		newPushCommand(env),
 		newArtifactCommand(env),
+		newImageCommand(env),
 		newDeliveryCommand(env),
 		newBenchCommand(env),
 		newVersionCommand(env),
