@@ -1,7 +1,7 @@
 // Package backup keeps everything that a server keeps in one archive, written
 // while the server goes on, and makes an empty folder and database of it
 // again. It owns the form of the archive; what the members are made of belongs
-// to store and gitrepo.
+// to store, gitrepo and registry.
 //
 // An archive is a tar, compressed with zstd, whose members come in this order:
 //
@@ -9,11 +9,13 @@
 //	database/<table>.jsonl     the rows of a table, the same for both engines
 //	repositories/<id>.bundle   a repository, as git reads it
 //	files/<name>               keys and certificates of the data folder
+//	registry/<name>            the content of images, if it is in the data folder
 //	manifest.json              every member's size and SHA-256, every repository's HEAD
 //
 // The database is read first, at one moment, and the repositories after it: a
 // repository may be newer than what the database knows of it, never older, and
-// the server finds out at its start what came in between.
+// the server finds out at its start what came in between. So may the content of
+// images, of which nobody is given what the database does not know.
 package backup
 
 import (
@@ -25,6 +27,7 @@ import (
 	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/store"
 )
 
@@ -35,9 +38,15 @@ type Data struct {
 	Files    []string // beside repositories, by slash-separated names in Dir
 }
 
-const repositories = "repositories" // the folder in Dir
+// Folders in Dir.
+const (
+	repositories = "repositories"
+	content      = "registry"
+)
 
 func (d Data) repositories() string { return filepath.Join(d.Dir, repositories) }
+
+func (d Data) content() string { return filepath.Join(d.Dir, content) }
 
 func (d Data) file(name string) string { return filepath.Join(d.Dir, filepath.FromSlash(name)) }
 
@@ -58,8 +67,9 @@ type Summary struct {
 	Missing []tidelock.ProjectID
 }
 
-// format is the version of the archive's form.
-const format = 1
+// format is the version of the archive's form. The first had no content of
+// images.
+const format = 2
 
 const (
 	headerName   = "backup.json"
@@ -101,6 +111,7 @@ const (
 	databasePart
 	repositoryPart
 	filePart
+	contentPart
 	manifestPart
 )
 
@@ -125,6 +136,8 @@ func partOf(name string) (part, string, bool) {
 		return repositoryPart, id, ok && err == nil && n > 0 && strconv.FormatInt(n, 10) == id
 	case "files":
 		return filePart, base, true
+	case content:
+		return contentPart, base, registry.IsFile(base)
 	}
 	return 0, "", false
 }
@@ -136,6 +149,8 @@ func repositoryMember(id tidelock.ProjectID) string {
 }
 
 func fileMember(name string) string { return "files/" + name }
+
+func contentMember(name string) string { return content + "/" + name }
 
 // tarHeader is the same for every member: nothing in it but name and size is
 // looked at again.

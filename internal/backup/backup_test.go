@@ -339,7 +339,7 @@ func TestH6BadArchives(t *testing.T) {
 		"no manifest":             {removed("manifest.json"), "ends too early"},
 		"no repository":           {removed("repositories/"), "its manifest tells of"},
 		"no rows":                 {removed("database/users"), "its manifest tells of"},
-		"another format":          {changed("backup.json", `"format": 1`, `"format": 2`), "format 2"},
+		"another format":          {changed("backup.json", `"format": 2`, `"format": 3`), "format 3"},
 		"a newer schema":          {changed("backup.json", `"schema": `, `"schema": 9`), "knows up to"},
 		"a changed file":          {changed("files/secret.key", "secret", "SECRET"), `"files/secret.key" is not what was written`},
 		"a changed row":           {changed("database/projects.jsonl", "trunk", "TRUNK"), `"database/projects.jsonl" is not what was written`},

@@ -22,6 +22,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/store"
 )
 
@@ -90,6 +91,9 @@ func (c *creation) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.addContent(ctx); err != nil {
+		return err
+	}
 	return c.addJSON(manifestName, c.manifest)
 }
 
@@ -123,6 +127,19 @@ func (c *creation) addRepositories(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// addContent adds what images hold. What is deleted meanwhile is left out.
+func (c *creation) addContent(ctx context.Context) error {
+	c.options.Progress.say("copying the content of images")
+	dir := c.data.content()
+	return registry.Files(ctx, dir, func(name string) error {
+		err := c.addFile(ctx, contentMember(name), registry.FilePath(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
 }
 
 // attempts to copy a repository. Once in a blue moon git removes an old object

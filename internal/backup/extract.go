@@ -22,6 +22,7 @@ import (
 
 	"tidelock.dev"
 	"tidelock.dev/internal/gitrepo"
+	"tidelock.dev/internal/registry"
 )
 
 // Verify reads an archive to its end and checks everything in it: that it is
@@ -138,6 +139,8 @@ func (x *extraction) member(ctx context.Context, p part, name string, h *tar.Hea
 		err = x.readBundle(ctx, name, content)
 	case filePart:
 		err = x.readFile(name, h, content)
+	case contentPart:
+		err = x.readContent(name, content)
 	case manifestPart:
 		return decode(h, content, maxManifest, &x.manifest)
 	}
@@ -179,7 +182,7 @@ func (x *extraction) readHeader(h *tar.Header, content io.Reader) error {
 	if err := json.Unmarshal(text, &form); err != nil {
 		return damaged("%q: %v", h.Name, err)
 	}
-	if form.Format != format {
+	if form.Format < 1 || form.Format > format {
 		return tidelock.Errorf(tidelock.Invalid, "the backup has format %d and this program reads %d; use the tidelock that made it", form.Format, format)
 	}
 	if err := json.Unmarshal(text, &x.header); err != nil {
@@ -247,6 +250,19 @@ func (x *extraction) readFile(name string, h *tar.Header, content io.Reader) err
 		return err
 	}
 	return writeNew(path, content)
+}
+
+// readContent reads a file of the content of images. One that holds something
+// other than its name says would be served to nobody.
+func (x *extraction) readContent(name string, in io.Reader) error {
+	if !x.keep {
+		return nil // the manifest has its hash
+	}
+	path := registry.FilePath(filepath.Join(x.dir, content), name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return writeNew(path, in)
 }
 
 // writeNew writes a file that does not exist, and waits for the disk.

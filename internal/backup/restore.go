@@ -131,9 +131,12 @@ func (r *restoration) finish(ctx context.Context, x *extraction) error {
 // move takes repositories and files out of the stage.
 func (r *restoration) move(x *extraction) error {
 	moves := [][2]string{{filepath.Join(r.stage, repositories), r.data.repositories()}}
+	if from := filepath.Join(r.stage, content); exists(from) {
+		moves = append(moves, [2]string{from, r.data.content()})
+	}
 	for _, name := range r.data.Files {
 		from := filepath.Join(r.stage, "files", filepath.FromSlash(name))
-		if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
+		if !exists(from) {
 			continue
 		}
 		moves = append(moves, [2]string{from, r.data.file(name)})
@@ -152,6 +155,11 @@ func (r *restoration) move(x *extraction) error {
 		}
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // undo removes what was made; the folder was empty before.
