@@ -43,13 +43,17 @@ type Unpacked struct {
 // Invalid or TooLarge, when it holds anything but files and folders below its
 // root, a path twice or one that differs from another only in case, or more
 // than MaxFiles and MaxSize allow. The folder gets all files or none.
-func Unpack(r io.Reader, layer tidelock.Part, dir string) (_ Unpacked, err error) {
+func Unpack(r io.Reader, layer tidelock.Part, dir string) (Unpacked, error) {
+	return unpack(r, layer, dir, MaxFiles)
+}
+
+func unpack(r io.Reader, layer tidelock.Part, dir string, entries int) (_ Unpacked, err error) {
 	stage, err := newStage(dir)
 	if err != nil {
 		return Unpacked{}, err
 	}
 	defer func() { err = errors.Join(err, stage.close()) }()
-	x := &extraction{root: stage.root, seen: map[string]entry{}}
+	x := &extraction{root: stage.root, seen: map[string]entry{}, room: entries}
 	if err := x.read(r, layer); err != nil {
 		return Unpacked{}, err
 	}
@@ -130,9 +134,9 @@ func (s *stage) publish() error {
 // An extraction reads one layer.
 type extraction struct {
 	Unpacked
-	root    *os.Root
-	seen    map[string]entry // by path without case
-	entries int
+	root *os.Root
+	seen map[string]entry // by path without case
+	room int              // for further files and folders
 }
 
 type entry struct {
@@ -260,8 +264,8 @@ func (x *extraction) note(name string, file bool) error {
 		before, ok := x.seen[folded]
 		switch {
 		case !ok:
-			if x.entries++; x.entries > MaxFiles {
-				return tidelock.Errorf(tidelock.TooLarge, "there are more files and folders than an artifact may have (%d)", MaxFiles)
+			if x.room--; x.room < 0 {
+				return tidelock.Errorf(tidelock.TooLarge, "there are more files and folders than an artifact may have (%d)", len(x.seen))
 			}
 			x.seen[folded] = entry{p, leaf && file}
 		case before.path != p:
