@@ -284,7 +284,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	}
 	s.forge, err = forge.New(forge.Config{
 		Store: db, Repos: s.repos, Registry: content, Signer: signer, ImageQuota: c.RegistryQuota, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
-		Metrics: registry,
+		Metrics: collected,
 	})
 	if err != nil {
 		return err
