@@ -66,7 +66,7 @@ var only = map[string][]string{
 	"modernc.org/sqlite":                  {"internal/store"},
 	"github.com/jackc/pgx/":               {"internal/store", "internal/store/storetest"},
 	"github.com/hashicorp/golang-lru/":    {"internal/limit"},
-	"github.com/distribution/":            {"internal/registry"},
+	"github.com/distribution/":            {"internal/registry", "cmd/tidelock"},
 	"database/sql":                        {"internal/store", "internal/store/storetest"},
 	"github.com/spf13/cobra":              {"cmd/tidelock"},
 	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
