@@ -36,6 +36,7 @@ const (
 	byUser
 	byToken
 	byKey
+	byAgent
 )
 
 // User counts all that a user does, with whatever credential.
@@ -46,6 +47,9 @@ func Token(id tidelock.TokenID) Key { return Key{sort: byToken, id: int64(id)} }
 
 // SSHKey is for keys that stand for nobody: deploy keys.
 func SSHKey(id int64) Key { return Key{sort: byKey, id: id} }
+
+// Agent counts what the agent of a cluster asks of other surfaces than its own.
+func Agent(id tidelock.AgentID) Key { return Key{sort: byAgent, id: int64(id)} }
 
 // Address counts what comes from one address with or without a port: an IPv4
 // address, or the /64 that one IPv6 customer usually has. Those that cannot
