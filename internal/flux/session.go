@@ -92,7 +92,7 @@ func (c *Controller) watch(ctx context.Context) {
 			c.setInstallation(found)
 			warn(found.missing())
 		}
-		if len(found.kinds) > 0 {
+		if err == nil && len(found.kinds) > 0 {
 			started := time.Now()
 			err = c.runSession(ctx, found)
 			if time.Since(started) > syncTimeout {
@@ -112,18 +112,21 @@ func (c *Controller) discover(ctx context.Context) (found installation, err erro
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
 	served := make(map[schema.GroupVersion][]string)
-	usable := func(version schema.GroupVersion, resources ...string) (bool, error) {
-		if _, known := served[version]; !known {
-			if served[version], err = c.resources(ctx, version); err != nil {
+	usable := func(version schema.GroupVersion, needed ...string) (bool, error) {
+		names, known := served[version]
+		if !known {
+			var err error
+			if names, err = c.resources(ctx, version); err != nil {
 				return false, err
 			}
+			served[version] = names
 		}
-		for _, resource := range resources {
-			if !slices.Contains(served[version], resource) {
+		for _, resource := range needed {
+			if !slices.Contains(names, resource) {
 				return false, nil
 			}
 		}
-		for _, resource := range resources {
+		for _, resource := range needed {
 			may, err := c.mayWatch(ctx, version.Group, resource)
 			if err != nil {
 				return false, err
@@ -235,6 +238,9 @@ type session struct {
 	failedAt time.Time                  // when a watch broke last; likewise
 }
 
+// errUnsynced ends a session whose kinds may be others than discovery said.
+var errUnsynced = errors.New("the API server did not list all sources in time")
+
 // runSession watches Flux until ctx is done, the installation changes, or the
 // watching fails.
 func (c *Controller) runSession(ctx context.Context, found installation) error {
@@ -265,8 +271,10 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 		<-done
 		s.end()
 	}()
-	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
-		return context.Cause(ctx)
+	soon, cancel := context.WithTimeoutCause(ctx, syncTimeout, errUnsynced)
+	defer cancel()
+	if !toolscache.WaitForCacheSync(soon.Done(), synced...) {
+		return context.Cause(soon)
 	}
 	s.adopt()
 	c.log.InfoContext(ctx, "watching Flux", "sources", c.Status().Sources, "receivers", found.receivers)

@@ -132,6 +132,7 @@ func TestFluxRepairsItsObjects(t *testing.T) {
 		})
 	})
 	t.Run("secret deleted", func(t *testing.T) {
+		awaitReceivers(t, c, ns, 1) // else what is left of the edit brings the Secret back at once
 		key := client.ObjectKey{Namespace: ns, Name: receiver.Spec.SecretRef.Name}
 		var secret corev1.Secret
 		if err := c.Client.Get(t.Context(), key, &secret); err != nil {
