@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Hooks", hookTests},
 		{"Statuses", statusTests},
 		{"Builds", buildTests},
+		{"Images", imageTests},
 		{"Environments", environmentTests},
 		{"All", generalTests},
 	} {
