@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -104,8 +105,8 @@ type answer struct {
 const childName = "tidelock-render"
 
 // run starts a child and answers it until it is done.
-func run(ctx context.Context, req request, repository Repository) (question, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+func run(asked context.Context, req request, repository Repository) (question, error) {
+	ctx, cancel := context.WithTimeout(asked, Timeout)
 	defer cancel()
 	self, err := executable()
 	if err != nil {
@@ -131,7 +132,8 @@ func run(ctx context.Context, req request, repository Repository) (question, err
 	}
 	done, err := converse(req, repository, in, out)
 	in.Close()
-	if err != nil {
+	out.Close()
+	if err != nil && tidelock.KindOf(err) != tidelock.Internal {
 		cancel()
 	}
 	waited := cmd.Wait()
@@ -142,17 +144,22 @@ func run(ctx context.Context, req request, repository Repository) (question, err
 		return question{}, err // the repository's own word
 	case done.Refused != "":
 		return question{}, tidelock.Errorf(tidelock.Invalid, "%s", done.Refused)
-	case strings.Contains(complaint.String(), "out of memory"), strings.Contains(complaint.String(), "cannot allocate memory"), strings.Contains(complaint.String(), "stack exceeds"):
+	case outOfMemory.MatchString(complaint.String()):
 		return question{}, tidelock.Errorf(tidelock.TooLarge, "it needs more than %d MiB of memory", maxMemory>>20)
 	case waited != nil && overtime(cmd.ProcessState):
 		return question{}, tidelock.Errorf(tidelock.TooLarge, "it was not done after %d s of processor time", maxSeconds)
+	case asked.Err() != nil:
+		return question{}, fmt.Errorf("render: %w", context.Cause(asked))
+	case waited != nil: // it would end so every time
+		return question{}, tidelock.Errorf(tidelock.Invalid, "the renderer ended with %v: %.200s", waited, complaint.String())
 	case err != nil:
-		return question{}, fmt.Errorf("render: %w: %s", errors.Join(err, waited), complaint.String())
-	case waited != nil:
-		return question{}, fmt.Errorf("render: %w: %s", waited, complaint.String())
+		return question{}, fmt.Errorf("render: %w", err)
 	}
 	return done, nil
 }
+
+// outOfMemory is how a child says that it has reached its limit.
+var outOfMemory = regexp.MustCompile(`out of memory|cannot allocate memory|failed to allocate|stack exceeds`)
 
 func converse(req request, repository Repository, in io.Writer, out io.Reader) (question, error) {
 	encoder, decoder := gob.NewEncoder(in), gob.NewDecoder(&limitedReader{in: out, left: maxMessage})
