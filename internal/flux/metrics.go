@@ -48,7 +48,7 @@ func newMetrics(registerer prometheus.Registerer, c *Controller) *metrics {
 			func() float64 { return float64(len(c.Status().Stuck)) }),
 		gauge("tidelock_agent_oldest_unhandled_seconds", "Age of the oldest announcement that Flux has not acted on.",
 			func() float64 { return c.oldest((*announcement).unhandled) }),
-		gauge("tidelock_agent_oldest_unconverged_seconds", "Age of the oldest announcement whose commit is not live.",
+		gauge("tidelock_agent_oldest_unconverged_seconds", "Age of the oldest announcement whose commit or artifact is not live.",
 			func() float64 { return c.oldest((*announcement).open) }),
 	)
 	return m
