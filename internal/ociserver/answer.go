@@ -82,6 +82,12 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if c, ok := errors.AsType[*challenge](err); ok {
 		w.Header().Set("WWW-Authenticate", c.header)
 	}
+	if counted := code; status != http.StatusUnauthorized {
+		if kind == tidelock.TooLarge && code == registry.Denied {
+			counted = overQuota
+		}
+		s.metrics.refused.WithLabelValues(string(counted)).Inc()
+	}
 	switch status {
 	case http.StatusInternalServerError:
 		if r.Context().Err() != nil {

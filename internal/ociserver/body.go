@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"tidelock.dev"
 )
 
@@ -27,10 +29,12 @@ type body struct {
 	set   time.Time     // when the deadline was last moved
 	spent time.Duration // waiting for the client
 	n     int64
+
+	metrics *metrics
 }
 
 func (q *request) body() *body {
-	return &body{in: q.r.Body, rc: http.NewResponseController(q.w), idle: q.idle}
+	return &body{in: q.r.Body, rc: http.NewResponseController(q.w), idle: q.idle, metrics: q.metrics}
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -43,6 +47,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.in.Read(p)
 	b.n += int64(n)
+	b.metrics.received.Add(float64(n))
 	b.spent += time.Since(start)
 	switch {
 	case err == io.EOF:
@@ -79,15 +84,18 @@ type patientWriter struct {
 	http.ResponseWriter
 	rc   *http.ResponseController
 	idle time.Duration
+	sent prometheus.Counter
 }
 
 func (q *request) patient() *patientWriter {
-	return &patientWriter{q.w, http.NewResponseController(q.w), q.idle}
+	return &patientWriter{q.w, http.NewResponseController(q.w), q.idle, q.metrics.sent}
 }
 
 func (w *patientWriter) Write(p []byte) (int, error) {
 	_ = w.rc.SetWriteDeadline(time.Now().Add(2 * w.idle))
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.sent.Add(float64(n))
+	return n, err
 }
 
 func (w *patientWriter) ReadFrom(src io.Reader) (n int64, err error) {
@@ -101,6 +109,7 @@ func (w *patientWriter) ReadFrom(src io.Reader) (n int64, err error) {
 		asked := min(left, servedAtOnce)
 		m, err := io.Copy(w.ResponseWriter, io.LimitReader(src, asked))
 		n, left = n+m, left-m
+		w.sent.Add(float64(m))
 		if err != nil || m < asked {
 			return n, err
 		}

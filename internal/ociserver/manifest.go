@@ -64,6 +64,7 @@ func (q *request) pushManifest() error {
 	if err != nil {
 		return err
 	}
+	q.metrics.pushes.Inc()
 	h := q.w.Header()
 	h.Set("Location", base+"/"+q.name+"/manifests/"+string(a.Digest))
 	h.Set("Docker-Content-Digest", string(a.Digest))

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/limit"
@@ -38,6 +40,8 @@ type Config struct {
 	// Limits says how much each caller may ask.
 	Limits *limit.Guard // default: as much as they like
 
+	Metrics prometheus.Registerer // default: none
+
 	Now func() time.Time // default time.Now
 }
 
@@ -49,6 +53,7 @@ type Server struct {
 	url      *url.URL
 	log      *slog.Logger
 	limits   *limit.Guard
+	metrics  *metrics
 	idle     time.Duration
 	now      func() time.Time
 }
@@ -68,7 +73,7 @@ func New(c Config) (*Server, error) {
 	}
 	return &Server{
 		forge: c.Forge, registry: c.Registry, key: c.Key, url: c.URL, log: c.Log.With("component", "ociserver"),
-		limits: c.Limits, idle: c.Idle, now: c.Now,
+		limits: c.Limits, metrics: newMetrics(c.Metrics), idle: c.Idle, now: c.Now,
 	}, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"tidelock.dev"
 	"tidelock.dev/internal/ociserver"
 	"tidelock.dev/internal/registry"
@@ -27,13 +29,13 @@ func (s *Server) openRegistry(ctx context.Context, log *slog.Logger) (_ *registr
 }
 
 // openImages makes the surface for registry clients.
-func (s *Server) openImages(content *registry.Registry, log *slog.Logger) error {
+func (s *Server) openImages(content *registry.Registry, metrics prometheus.Registerer, log *slog.Logger) error {
 	key, err := ociserver.OpenKey(filepath.Join(s.config.DataDir, registryKey))
 	if err != nil {
 		return err
 	}
 	s.images, err = ociserver.New(ociserver.Config{
-		Forge: s.forge, Registry: content, Key: key, URL: s.external, Limits: s.limits, Log: log,
+		Forge: s.forge, Registry: content, Key: key, URL: s.external, Limits: s.limits, Metrics: metrics, Log: log,
 	})
 	return err
 }

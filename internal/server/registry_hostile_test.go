@@ -660,6 +660,25 @@ func TestH13Quota(t *testing.T) {
 	w.wantAt(w.image, "latest", w.digest)
 }
 
+// What an operator watches of the registry is counted.
+func TestRegistryMetrics(t *testing.T) {
+	w := newRegistryWorld(t, func(c *server.Config) { c.RegistryQuota = 1 << 20 })
+	w.do(w.root, http.MethodGet, w.image+"/blobs/"+string(servertest.Digest(w.layer)), nil)
+	if _, err := w.root.PutBlob(t.Context(), w.image, make([]byte, 2<<20)); err == nil {
+		t.Error("a layer over the quota was taken")
+	}
+	text := w.Do(http.MethodGet, "/-/metrics", w.Token, nil).Body
+	for _, want := range []string{
+		"tidelock_registry_pushes_total 2", `tidelock_registry_refused_total{code="QUOTA"} 1`,
+		fmt.Sprintf("tidelock_registry_sent_bytes_total %d", len(w.layer)),
+		"tidelock_registry_received_bytes_total", "tidelock_registry_freed_bytes_total", "tidelock_registry_collected_artifacts_total",
+	} {
+		if !strings.Contains(text, "\n"+want) {
+			t.Errorf("the metrics have no %s", want)
+		}
+	}
+}
+
 // sized sends a body and says how long it is.
 func (w *registryWorld) sized(method, location string, body *zeros) (servertest.Response, error) {
 	r, err := http.NewRequestWithContext(w.t.Context(), method, location, body)

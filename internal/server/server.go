@@ -305,7 +305,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openImages(content, log); err != nil {
+	if err := s.openImages(content, collected, log); err != nil {
 		return err
 	}
 	s.packer, err = delivery.New(delivery.Config{
