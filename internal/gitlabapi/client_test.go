@@ -44,6 +44,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
 	t.Run("registry", func(t *testing.T) { clientRegistry(t, w, c) })
 	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
+	t.Run("builds", func(t *testing.T) { clientBuilds(t, w) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {
