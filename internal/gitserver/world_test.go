@@ -21,9 +21,9 @@ import (
 	"tidelock.dev/internal/bus"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/gitrepo"
-	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/gitserver"
 	"tidelock.dev/internal/limit"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/store"
 )
 
