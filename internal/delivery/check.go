@@ -28,14 +28,20 @@ const (
 	// maxFindings bounds what is said of one application.
 	maxFindings = 100
 	// maxManifest is the size of a file, in bytes, above which it is not taken
-	// for manifests.
+	// for manifests, and of what one document may stand for.
 	maxManifest = 8 << 20
+	// largeManifest is the size from which only one file is parsed at a time,
+	// whoever's it is: that can take more than a hundred times as much memory.
+	largeManifest = 1 << 20
 )
+
+// parsingLarge is held while a large file is parsed.
+var parsingLarge sync.Mutex
 
 // check looks at the files of an application as they would be published. Which
 // of its findings are warnings, and which are left out, is up to the policy.
 func check(files []artifact.File, app Application) []tidelock.Finding {
-	c := &checker{app: app, objects: map[string]string{}}
+	c := &checker{app: app, objects: map[string]string{}, left: maxSize}
 	c.survey(files)
 	for _, f := range files {
 		if c.full() {
@@ -53,6 +59,7 @@ type checker struct {
 	overlays []string // directories of which a kustomization is in charge
 	objects  map[string]string
 	findings []tidelock.Finding
+	left     int // of what all documents may stand for
 
 	path string // of the file that is looked at, from the root of the repository
 }
@@ -102,6 +109,10 @@ func (c *checker) file(f artifact.File) {
 		c.find(CheckSyntax, 0, "the file is larger than %d MiB, too large for manifests", maxManifest>>20)
 		return
 	}
+	if len(f.Content) > largeManifest {
+		parsingLarge.Lock()
+		defer parsingLarge.Unlock()
+	}
 	overlaid := within(c.overlays, f.Path)
 	decoder := yaml.NewDecoder(bytes.NewReader(f.Content))
 	for !c.full() {
@@ -140,10 +151,22 @@ func (c *checker) document(node *yaml.Node, overlaid bool) {
 		return
 	}
 	var value any
-	if err := node.Decode(&value); err != nil { // refuses aliases that stand for too much
+	if err := node.Decode(&value); err != nil { // refuses aliases that stand for too many nodes
 		c.syntax(err)
 		return
 	}
+	// The texts that aliases stand for are the same memory here, but would not
+	// be wherever the document is written again.
+	limit := min(maxManifest, c.left)
+	size := extent(value, limit)
+	if c.left -= size; size > limit {
+		c.find(CheckSyntax, node.Line, "the document stands for too much: aliases may not make more than %d MiB of it, and %d MiB of the application", maxManifest>>20, maxSize>>20)
+		return
+	}
+	c.value(node, value, overlaid, false)
+}
+
+func (c *checker) value(node *yaml.Node, value any, overlaid, listed bool) {
 	fields, _ := value.(map[string]any)
 	kind, _ := fields["kind"].(string)
 	version, _ := fields["apiVersion"].(string)
@@ -155,10 +178,14 @@ func (c *checker) document(node *yaml.Node, overlaid bool) {
 	}
 	items, isList := fields["items"].([]any)
 	if isList && strings.HasSuffix(kind, "List") {
+		if listed {
+			c.find(CheckObjects, node.Line, "a %s is in another list, where only objects can be", kind)
+			return
+		}
 		nodes := child(node, "items")
 		for i := range items {
 			if item := child(nodes, i); item != nil && !c.full() {
-				c.document(item, overlaid)
+				c.value(item, items[i], overlaid, true)
 			}
 		}
 		return
@@ -175,6 +202,38 @@ func (c *checker) document(node *yaml.Node, overlaid bool) {
 	if !overlaid {
 		c.schema(o)
 	}
+}
+
+// extent is how much a value stands for, in bytes of its texts and one for
+// everything else. It stops counting above a limit.
+func extent(value any, limit int) int {
+	size := 1
+	switch value := value.(type) {
+	case string:
+		size += len(value)
+	case []any:
+		for _, item := range value {
+			if size += extent(item, limit-size); size > limit {
+				break
+			}
+		}
+	case map[string]any:
+		for name, item := range value {
+			if size += len(name) + extent(item, limit-size); size > limit {
+				break
+			}
+		}
+	case map[any]any:
+		for name, item := range value {
+			if size += extent(name, limit-size); size > limit {
+				break
+			}
+			if size += extent(item, limit-size); size > limit {
+				break
+			}
+		}
+	}
+	return size
 }
 
 func missing(kind, version string) string {
