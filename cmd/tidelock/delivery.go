@@ -232,7 +232,7 @@ func checkDelivery(ctx context.Context, directory string) (_ checked, err error)
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
 	settings, findings, err := delivery.ReadConfig(tree)
-	if tidelock.KindOf(err) == tidelock.NotFound && err != nil {
+	if tidelock.KindOf(err) == tidelock.NotFound {
 		return nil, fmt.Errorf("%s has no %s; name the applications there", directory, delivery.ConfigPath)
 	}
 	if err != nil {

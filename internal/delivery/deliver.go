@@ -103,7 +103,7 @@ func (j *job) view(ctx context.Context, fn func(*gitrepo.View) error) error {
 // record ends a job.
 func (j *job) record(ctx context.Context) error {
 	_, err := j.Packer.builds.RecordBuilds(ctx, j.head, j.builds)
-	if tidelock.KindOf(err) == tidelock.NotFound && err != nil {
+	if tidelock.KindOf(err) == tidelock.NotFound {
 		return nil // the project is gone
 	}
 	return err
@@ -269,20 +269,18 @@ func (j *job) promote(ctx context.Context, v *gitrepo.View, app Application, ver
 			continue
 		}
 		mediaType, body, err := j.Registry.Manifest(ctx, registry.Repo(j.project.ID, app.Image), old.Digest)
-		if tidelock.KindOf(err) == tidelock.NotFound && err != nil {
+		if tidelock.KindOf(err) == tidelock.NotFound {
 			continue // removed since
 		}
 		if err != nil {
 			return false, err
 		}
 		b.Digest, b.Layer, b.Inputs, b.Watched, b.Tags = old.Digest, old.Layer, inputs, old.Watched, []string{version.tag}
-		for _, f := range old.Findings {
-			b.Findings = append(b.Findings, f)
-		}
+		b.Findings = append(b.Findings, old.Findings...)
 		_, err = j.Forge.PublishArtifact(ctx, j.project, forge.ManifestPush{
 			Image: app.Image, Tags: b.Tags, MediaType: mediaType, Body: body, Digest: old.Digest,
 		}, j.cause)
-		if tidelock.KindOf(err) == tidelock.Invalid && err != nil {
+		if tidelock.KindOf(err) == tidelock.Invalid {
 			*b = tidelock.Build{Application: app.Name, Image: app.Image, Push: j.head.Push}
 			continue // its files were collected as garbage since
 		}
@@ -326,11 +324,9 @@ func (j *job) publish(ctx context.Context, image artifact.Image, m forge.Manifes
 func (j *job) published(ctx context.Context, b tidelock.Build, err error) error {
 	switch tidelock.KindOf(err) {
 	case tidelock.Invalid, tidelock.Denied, tidelock.Conflict, tidelock.TooLarge:
-		if err != nil {
-			b.Findings = append(b.Findings, tidelock.Finding{Check: "publish", Message: shorten(err.Error())})
-			b.Digest, b.Tags = "", nil
-			return j.end(ctx, b, tidelock.StatusFailed)
-		}
+		b.Findings = append(b.Findings, tidelock.Finding{Check: "publish", Message: shorten(err.Error())})
+		b.Digest, b.Tags = "", nil
+		return j.end(ctx, b, tidelock.StatusFailed)
 	}
 	if err != nil {
 		return fmt.Errorf("publish application %q: %w", b.Application, err)
@@ -399,7 +395,7 @@ func (j *job) post(ctx context.Context, application string, state tidelock.Statu
 	_, err := j.Forge.PostOwnStatus(ctx, j.project, j.head.Commit, forge.NewStatus{
 		State: state, Name: name, Ref: j.ref, Description: &text,
 	})
-	if tidelock.KindOf(err) == tidelock.Invalid && err != nil {
+	if tidelock.KindOf(err) == tidelock.Invalid {
 		// Such as "running" where a job that was cut off has said so already.
 		j.log.DebugContext(ctx, "status not posted", "project", j.project.ID, "commit", j.head.Commit, "name", name, "error", err)
 		return nil

@@ -171,7 +171,7 @@ func (p *Packer) deliverProject(ctx context.Context, id tidelock.ProjectID) erro
 		return err
 	}
 	project, err := p.Forge.ProjectByID(ctx, id)
-	if tidelock.KindOf(err) == tidelock.NotFound && err != nil {
+	if tidelock.KindOf(err) == tidelock.NotFound {
 		return nil
 	}
 	if err != nil {

@@ -21,9 +21,9 @@ func clientRegistry(t *testing.T, w *world, c *gitlab.Client) {
 	must(t, err)
 	project, err := w.forge.ProjectByID(t.Context(), tidelock.ProjectID(made.ID))
 	must(t, err)
-	if !made.ContainerRegistryEnabled || made.ContainerRegistryAccessLevel != gitlab.EnabledAccessControl ||
+	if made.ContainerRegistryAccessLevel != gitlab.EnabledAccessControl ||
 		made.ContainerRegistryImagePrefix != strings.TrimPrefix(w.url, "http://")+"/wares/shop" {
-		t.Errorf("the project says of its registry: %v, %v, %q", made.ContainerRegistryEnabled, made.ContainerRegistryAccessLevel, made.ContainerRegistryImagePrefix)
+		t.Errorf("the project says of its registry: %v, %q", made.ContainerRegistryAccessLevel, made.ContainerRegistryImagePrefix)
 	}
 	empty, _, err := c.ContainerRegistry.ListProjectRegistryRepositories(made.ID, nil)
 	must(t, err)

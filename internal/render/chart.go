@@ -95,7 +95,7 @@ func complete(c *chart.Chart) error {
 	}
 	for _, needed := range c.Metadata.Dependencies {
 		if needed == nil {
-			return errors.New("Chart.yaml has an empty dependency")
+			return errors.New("a dependency in Chart.yaml is empty")
 		}
 		if !slices.ContainsFunc(c.Dependencies(), func(d *chart.Chart) bool { return d.Name() == needed.Name }) {
 			return fmt.Errorf("chart %q, a dependency, is not in charts/: vendor it with \"helm dependency build\", nothing is fetched", needed.Name)
