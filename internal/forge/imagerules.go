@@ -269,7 +269,7 @@ func checkRetention(r tidelock.Retention) error {
 		if len(pattern) > 255 {
 			return tidelock.FieldErrorf(tidelock.Invalid, field, "is too long (maximum is 255 characters)")
 		}
-		if _, err := regexp.Compile(pattern); err != nil {
+		if _, err := wholeName(pattern); err != nil {
 			return tidelock.FieldErrorf(tidelock.Invalid, field, "is not a regular expression (RE2): %v", err)
 		}
 	}

@@ -133,7 +133,14 @@ func (f *Forge) planRetention(ctx context.Context, i tidelock.Image, r tidelock.
 	if err := checkRetention(r); err != nil {
 		return nil, err
 	}
-	remove, keep := wholeName(r.Remove), wholeName(r.Keep)
+	remove, err := wholeName(r.Remove)
+	if err != nil {
+		return nil, err
+	}
+	keep, err := wholeName(r.Keep)
+	if err != nil {
+		return nil, err
+	}
 	tags, err := f.store.Tags(ctx, i.ID, "", 0)
 	if err != nil {
 		return nil, fmt.Errorf("list the tags of image %d: %w", i.ID, err)
@@ -182,11 +189,16 @@ func (f *Forge) planRetention(ctx context.Context, i tidelock.Image, r tidelock.
 }
 
 // wholeName compiles a pattern of whole names, nil for "".
-func wholeName(pattern string) *regexp.Regexp {
+func wholeName(pattern string) (*regexp.Regexp, error) {
 	if pattern == "" {
-		return nil
+		return nil, nil
 	}
-	return regexp.MustCompile(`^(?:` + pattern + `)$`) // it was checked
+	// What is an expression alone need not be one in brackets: \Q quotes to the
+	// end, brackets included.
+	if _, err := regexp.Compile(pattern); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(`^(?:` + pattern + `)$`)
 }
 
 // usedDigests are the artifacts of a project that a cluster has, or is about
