@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"tidelock.dev/internal/signing"
 )
 
 func newPushCommand(env *environment) *cobra.Command {
@@ -42,7 +44,9 @@ type pushRow struct {
 func (p pushRow) what() string {
 	if a := p.Artifact; a != nil {
 		name := cmp.Or(a.Image, "an image that is gone")
-		if a.Tag != "" {
+		if subject, ok := signing.SubjectOf(a.Tag); ok {
+			name = "signature of " + name + "@" + short(string(subject))
+		} else if a.Tag != "" {
 			name += ":" + a.Tag
 		}
 		if a.New == "" {

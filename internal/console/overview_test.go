@@ -2,10 +2,12 @@ package console
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/signing"
 )
 
 func TestPushRow(t *testing.T) {
@@ -41,6 +43,26 @@ func TestPushRow(t *testing.T) {
 	})
 	if waiting.Took != 0 || waiting.States[0].Tone != bad {
 		t.Errorf("got %v %+v, want no time and the failure first", waiting.Took, waiting.States)
+	}
+}
+
+func TestMovesOfImages(t *testing.T) {
+	digest := tidelock.Digest("sha256:" + strings.Repeat("deadbeef", 8))
+	for _, tc := range []struct {
+		update tidelock.ArtifactUpdate
+		want   move
+	}{
+		{tidelock.ArtifactUpdate{Tag: "v1", New: digest}, move{Name: "an image that is gone:v1", Kind: "image", Change: "created", Target: string(digest)}},
+		{tidelock.ArtifactUpdate{Tag: "v1", Old: digest}, move{Name: "an image that is gone:v1", Kind: "image", Change: "deleted"}},
+		{tidelock.ArtifactUpdate{New: digest}, move{Name: "an image that is gone", Kind: "image", Target: string(digest)}},
+		{
+			tidelock.ArtifactUpdate{Tag: signing.Tag(digest), Old: "sha256:a", New: "sha256:b"},
+			move{Name: "an image that is gone@sha256:deadbeef", Kind: "signature of", Target: "sha256:b"},
+		},
+	} {
+		if got := (&look{}).imageMove(tidelock.Project{}, nil, tc.update); got != tc.want {
+			t.Errorf("got %+v, want %+v", got, tc.want)
+		}
 	}
 }
 

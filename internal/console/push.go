@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/signing"
 )
 
 // A pushTable lists pushes with how far each came.
@@ -30,7 +31,7 @@ type pushRow struct {
 type move struct {
 	Name   string // short
 	Link   string // of an image
-	Kind   string // "branch", "tag", "ref" or "image"
+	Kind   string // "branch", "tag", "ref", "image" or "signature of"
 	Change string // "", "created" or "deleted"
 	Target string // a commit or a digest; "" when deleted
 }
@@ -102,10 +103,12 @@ func (l *look) imageMove(project tidelock.Project, image *tidelock.Image, u tide
 	if image != nil {
 		m.Name, m.Link = image.Path(project), l.console.imageLink(project, *image)
 	}
-	if u.Tag != "" {
+	m.Change = change(u.Old == "" && u.Tag != "", u.New == "")
+	if subject, ok := signing.SubjectOf(u.Tag); ok {
+		m.Kind, m.Name = "signature of", m.Name+"@"+short(string(subject))
+	} else if u.Tag != "" {
 		m.Name += ":" + u.Tag
 	}
-	m.Change = change(u.Old == "" && u.Tag != "", u.New == "")
 	return m
 }
 
