@@ -175,7 +175,7 @@ func decode(text []byte, file *configFile, root *yaml.Node) []tidelock.Finding {
 	}
 	var findings []tidelock.Finding
 	if several, ok := errors.AsType[*yaml.TypeError](err); ok {
-		for _, text := range several.Errors {
+		for _, text := range several.Errors[:min(len(several.Errors), maxFindings)] {
 			findings = append(findings, yamlFinding(text))
 		}
 		return findings

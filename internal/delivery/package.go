@@ -144,11 +144,16 @@ func Inputs(tree Tree, app Application, watched []string) (tidelock.Digest, erro
 		return "", err
 	}
 	fmt.Fprintf(sum, "%s %s\n", e.Mode, e.ID)
+	seen := 0
 	for _, dir := range watched {
+		if seen > maxSeen {
+			break // they have grown; Make will say so
+		}
 		entries, err := tree.Dir(dir)
 		if err != nil && !absent(err) {
 			return "", err
 		}
+		seen += 1 + len(entries)
 		fmt.Fprintf(sum, "%q\n", dir)
 		for _, e := range entries {
 			if e.Type == "tree" {

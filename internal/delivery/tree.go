@@ -28,6 +28,14 @@ const (
 	maxFiles    = 10_000
 	maxSize     = 64 << 20 // of all files of one application
 	maxNesting  = 64
+
+	// maxSeen is how many entries of directories one application is made of,
+	// ignored ones included: a few objects of Git can stand for a tree without
+	// end.
+	maxSeen = 100_000
+	// Each name is held against all rules above it.
+	maxRules     = 2 * maxIgnore
+	maxRuleBytes = 64 << 10
 )
 
 // A problem is a finding that ends the packaging of an application.
@@ -51,9 +59,11 @@ type collector struct {
 	tree     Tree
 	top      string // the application's path
 	patterns []gitignore.Pattern
+	rules    int // bytes of the patterns
 	matcher  gitignore.Matcher
 	files    []artifact.File // paths from the top
 	size     int64
+	seen     int // entries of directories
 }
 
 // collect reads all files of a directory that no rule ignores. Links and
@@ -63,7 +73,9 @@ func collect(tree Tree, app Application) ([]artifact.File, error) {
 	for _, name := range alwaysIgnored {
 		c.patterns = append(c.patterns, gitignore.ParsePattern(name, nil))
 	}
-	c.add(app.Ignore, nil)
+	if err := c.add(ConfigPath, app.Ignore, nil); err != nil {
+		return nil, err
+	}
 	e, err := tree.Entry(app.Path)
 	if err != nil || e.Type != "tree" {
 		return nil, notThere(app, e, err)
@@ -94,15 +106,20 @@ const (
 	executableMode = "100755"
 )
 
-// add adds rules that hold below a directory.
-func (c *collector) add(lines []string, domain []string) {
+// add adds rules of a file that hold below a directory.
+func (c *collector) add(file string, lines []string, domain []string) error {
 	for _, line := range lines {
 		line = strings.TrimRight(line, "\r")
 		if strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "#") {
 			c.patterns = append(c.patterns, gitignore.ParsePattern(line, domain))
+			c.rules += len(line)
 		}
 	}
 	c.matcher = gitignore.NewMatcher(c.patterns)
+	if len(c.patterns) > maxRules || c.rules > maxRuleBytes {
+		return problemf(checkBuild, file, "with these there are more than %d ignore rules, or %d KiB of them", maxRules, maxRuleBytes>>10)
+	}
+	return nil
 }
 
 func (c *collector) walk(dir string, segments []string) error {
@@ -113,15 +130,22 @@ func (c *collector) walk(dir string, segments []string) error {
 	if err != nil {
 		return err
 	}
+	if c.seen += len(entries); c.seen > maxSeen {
+		return problemf(checkBuild, c.top, "there are more than %d files and directories, ignored ones included", maxSeen)
+	}
 	if i := slices.IndexFunc(entries, func(e gitrepo.TreeEntry) bool { return e.Name == ignoreFile && e.Type == "blob" && e.Mode != linkMode }); i >= 0 {
 		content, err := c.content(entries[i])
 		if err != nil {
 			return err
 		}
-		if lines := strings.Split(string(content), "\n"); len(lines) <= maxIgnore {
-			c.add(lines, slices.Clone(segments))
-		} else {
+		lines := strings.Split(string(content), "\n")
+		if len(lines) > maxIgnore {
 			return problemf(checkBuild, entries[i].Path, "more than %d lines", maxIgnore)
+		}
+		patterns, rules, matcher := c.patterns, c.rules, c.matcher
+		defer func() { c.patterns, c.rules, c.matcher = patterns, rules, matcher }()
+		if err := c.add(entries[i].Path, lines, slices.Clone(segments)); err != nil {
+			return err
 		}
 	}
 	for _, e := range entries {
@@ -187,16 +211,32 @@ type watcher struct {
 	top     string
 	watched map[string]bool
 	read    int64
+	seen    int // entries of the watched directories
 }
 
-func (w *watcher) see(dir string) {
-	if w.top != "." && dir != w.top && !strings.HasPrefix(dir, w.top+"/") {
-		w.watched[dir] = true
+// see watches a directory. What Inputs will have to read of all of them has to
+// stay within bounds.
+func (w *watcher) see(dir string) error {
+	if w.top == "." || dir == w.top || strings.HasPrefix(dir, w.top+"/") || w.watched[dir] {
+		return nil
 	}
+	w.watched[dir] = true
+	w.seen++
+	if entries, err := w.tree.Dir(dir); err == nil {
+		w.seen += len(entries)
+	} else if !absent(err) {
+		return err
+	}
+	if w.seen > maxSeen {
+		return problemf(checkBuild, w.top, "it looks into directories of more than %d files outside its path", maxSeen)
+	}
+	return nil
 }
 
 func (w *watcher) entry(name string) (gitrepo.TreeEntry, error) {
-	w.see(path.Dir(name))
+	if err := w.see(path.Dir(name)); err != nil {
+		return gitrepo.TreeEntry{}, err
+	}
 	e, err := w.tree.Entry(name)
 	switch {
 	case tidelock.KindOf(err) == tidelock.Invalid: // such as one below .git, where nothing is
@@ -212,7 +252,7 @@ func (w *watcher) entry(name string) (gitrepo.TreeEntry, error) {
 func (w *watcher) IsDir(name string) (bool, error) {
 	e, err := w.entry(name)
 	if err == nil && e.Type == "tree" {
-		w.see(name)
+		err = w.see(name)
 	}
 	return e.Type == "tree", asRefusal(err)
 }
@@ -236,7 +276,9 @@ func (w *watcher) Read(name string) ([]byte, error) {
 }
 
 func (w *watcher) List(dir string) ([]string, error) {
-	w.see(dir)
+	if err := w.see(dir); err != nil {
+		return nil, asRefusal(err)
+	}
 	entries, err := w.tree.Dir(dir)
 	if err != nil {
 		return nil, err

@@ -14,12 +14,17 @@ import (
 
 // A View reads files of one commit by their paths, all with one git process.
 // It reads no more of the commit than it is asked for and keeps the
-// directories that it has read.
+// directories that it has read, up to a bound.
 type View struct {
 	commit  Commit
 	objects *objects
 	dirs    map[string][]TreeEntry // by path; "." is the root
+	kept    int                    // entries of dirs
 }
+
+// maxKept is how many entries of directories a View keeps. One object of Git
+// can be a directory under any number of names.
+const maxKept = 500_000
 
 // View runs fn with a View of a commit, which is valid until fn returns.
 func (r *Repo) View(ctx context.Context, commit tidelock.CommitID, fn func(*View) error) error {
@@ -102,6 +107,9 @@ func (v *View) Dir(name string) ([]TreeEntry, error) {
 	entries, err := v.read(e.ID, name)
 	if err != nil {
 		return nil, err
+	}
+	if v.kept += len(entries); v.kept > maxKept {
+		v.kept, v.dirs = len(entries), map[string][]TreeEntry{".": v.dirs["."]}
 	}
 	v.dirs[name] = entries
 	return entries, nil
