@@ -103,9 +103,11 @@ func (f *Forge) accept(ctx context.Context, project tidelock.Project, m Manifest
 	if err := f.mayMoveTags(ctx, project, m, a.Digest, level); err != nil {
 		return a, err
 	}
-	if err := f.roomForManifest(ctx, project, m.Image, a); err != nil {
+	recorded, err := f.takeRoom(ctx, project, append([]tidelock.Part{{Digest: a.Digest, Size: a.Size}}, blobs...))
+	if err != nil {
 		return a, err
 	}
+	defer func() { recorded(err == nil) }()
 	if err := f.registry.PutManifestAs(ctx, name, a.Digest, a.MediaType, m.Body); err != nil {
 		return a, err
 	}
@@ -295,20 +297,6 @@ func (f *Forge) recordArtifact(ctx context.Context, project tidelock.Project, m 
 	return a, pushes, nil
 }
 
-// roomForManifest refuses a manifest that does not fit.
-func (f *Forge) roomForManifest(ctx context.Context, project tidelock.Project, image string, a tidelock.Artifact) error {
-	room, err := f.ImageRoom(ctx, project)
-	if err != nil || a.Size <= room {
-		return err
-	}
-	if i, err := f.store.ImageByName(ctx, project.ID, image); err == nil {
-		if known, err := f.store.KnownArtifacts(ctx, i.ID, []tidelock.Digest{a.Digest}); err == nil && len(known) > 0 {
-			return nil
-		}
-	}
-	return f.errNoRoom(ctx, project)
-}
-
 // Manifest reads an artifact of an image, by tag or digest, and the bytes of
 // its manifest.
 func (f *Forge) Manifest(ctx context.Context, p Principal, project tidelock.Project, image, reference string) (tidelock.Artifact, []byte, error) {
@@ -461,6 +449,7 @@ func (f *Forge) removeArtifact(ctx context.Context, i tidelock.Image, digest tid
 	for _, p := range pushes {
 		f.announce(p)
 	}
+	f.freeRoom(i.Project)
 	if err := f.registry.RemoveManifest(ctx, name, digest); err != nil {
 		f.log.WarnContext(ctx, "manifest left in storage", "image", i.ID, "digest", digest, "error", err)
 	}

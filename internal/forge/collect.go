@@ -135,6 +135,9 @@ func (f *Forge) collectImage(ctx context.Context, i tidelock.Image, c *Collected
 	for _, p := range pushes {
 		f.announce(p)
 	}
+	if len(artifacts)+len(blobs) > 0 {
+		f.freeRoom(i.Project)
+	}
 	for _, a := range artifacts {
 		if err := f.registry.RemoveManifest(ctx, name, a.Digest); err != nil {
 			return err

@@ -87,6 +87,7 @@ type Forge struct {
 	signer       *signing.Signer // nil: nothing is signed
 	images       imageLocks
 	counting     projectLocks // of what their images hold
+	usages       usages
 	imageQuota   int64
 	imageGrace   time.Duration
 	collectEvery time.Duration

@@ -13,6 +13,9 @@ type blobStore interface {
 	// ForgetBlob removes what is known of a blob of an image. While an artifact
 	// names the blob it is a Conflict.
 	ForgetBlob(context.Context, tidelock.ImageID, tidelock.Digest) error
+	// ContentIn returns those of some blobs and manifests that any image of a
+	// project has.
+	ContentIn(context.Context, tidelock.ProjectID, []tidelock.Digest) (map[tidelock.Digest]bool, error)
 }
 
 // DeleteBlob takes a blob out of an image, unless one of its artifacts needs
@@ -35,5 +38,6 @@ func (f *Forge) DeleteBlob(ctx context.Context, p Principal, project tidelock.Pr
 	case err != nil:
 		return fmt.Errorf("forget blob %s of image %d: %w", digest, i.ID, err)
 	}
+	f.freeRoom(project.ID)
 	return f.registry.RemoveBlob(ctx, name, digest)
 }

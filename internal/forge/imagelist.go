@@ -139,6 +139,7 @@ func (f *Forge) RemoveImage(ctx context.Context, p Principal, project tidelock.P
 	for _, p := range pushes {
 		f.announce(p)
 	}
+	f.freeRoom(project.ID)
 	return nil
 }
 

@@ -2,8 +2,8 @@ package forge
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strings"
 	"sync"
@@ -175,25 +175,16 @@ func (l *imageLocks) lock(name registry.Name) (unlock func()) {
 
 // NoteBlob remembers that an image has a blob: it was uploaded, mounted, or
 // asked for by somebody who may push. For ImageGrace from then on it stays
-// without a manifest that names it. A blob that is gone meanwhile is NotFound,
-// and one for which the project has no room TooLarge.
-func (f *Forge) NoteBlob(ctx context.Context, project tidelock.Project, image string, blob tidelock.Part) error {
+// without a manifest that names it. A blob that is gone meanwhile is NotFound.
+// One for which the project has no room is TooLarge, and the image's no more.
+func (f *Forge) NoteBlob(ctx context.Context, project tidelock.Project, image string, blob tidelock.Part) (err error) {
 	if err := checkImageName(image); err != nil {
 		return err
 	}
 	now := f.now()
-	known := false
-	i, err := f.store.ImageByName(ctx, project.ID, image)
-	if err == nil {
-		var seen time.Time
-		seen, err = f.store.BlobSeen(ctx, i.ID, blob.Digest)
-		known = err == nil
-		if known && now.Sub(seen) < f.imageGrace/4 {
-			return nil
-		}
-	}
-	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-		return fmt.Errorf("look for blob %s: %w", blob.Digest, err)
+	seen, err := f.blobSeen(ctx, project, image, blob.Digest)
+	if err != nil || now.Sub(seen) < f.imageGrace/4 {
+		return err
 	}
 
 	name := registry.Repo(project.ID, image)
@@ -201,16 +192,19 @@ func (f *Forge) NoteBlob(ctx context.Context, project tidelock.Project, image st
 	if blob.Size, err = f.registry.StatBlob(ctx, name, blob.Digest); err != nil {
 		return err
 	}
-	if !known {
-		// Whether a blob fits is asked, and the answer used, by one at a time.
-		defer f.counting.lock(project.ID)()
-		room, err := f.ImageRoom(ctx, project)
-		if err != nil {
-			return err
+	// Others may have brought it, and taken room for it, while this one waited.
+	if seen, err = f.blobSeen(ctx, project, image, blob.Digest); err != nil {
+		return err
+	}
+	if seen.IsZero() {
+		recorded, full := f.takeRoom(ctx, project, []tidelock.Part{blob})
+		if tidelock.KindOf(full) == tidelock.TooLarge {
+			return errors.Join(full, f.registry.RemoveBlob(context.WithoutCancel(ctx), name, blob.Digest))
 		}
-		if blob.Size > room {
-			return f.errNoRoom(ctx, project)
+		if full != nil {
+			return full
 		}
+		defer func() { recorded(err == nil) }()
 	}
 	err = f.store.NoteBlob(ctx, tidelock.Image{Project: project.ID, Name: image}, blob, now.UTC())
 	if err != nil {
@@ -219,42 +213,18 @@ func (f *Forge) NoteBlob(ctx context.Context, project tidelock.Project, image st
 	return nil
 }
 
-// ImageRoom is how many bytes the images of a project may still grow by.
-func (f *Forge) ImageRoom(ctx context.Context, project tidelock.Project) (int64, error) {
-	quota, err := f.imageQuotaOf(ctx, project.ID)
-	if err != nil || quota < 0 {
-		return math.MaxInt64, err
+// blobSeen is when NoteBlob last told of a blob of an image, zero when it never
+// did.
+func (f *Forge) blobSeen(ctx context.Context, project tidelock.Project, image string, digest tidelock.Digest) (time.Time, error) {
+	var seen time.Time
+	i, err := f.store.ImageByName(ctx, project.ID, image)
+	if err == nil {
+		seen, err = f.store.BlobSeen(ctx, i.ID, digest)
 	}
-	used, err := f.store.ImageUsage(ctx, project.ID)
-	if err != nil {
-		return 0, fmt.Errorf("count the images of project %d: %w", project.ID, err)
+	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+		return time.Time{}, fmt.Errorf("look for blob %s: %w", digest, err)
 	}
-	return max(0, quota-used), nil
-}
-
-// imageQuotaOf is how many bytes the images of a project may have; below 0 is
-// no limit.
-func (f *Forge) imageQuotaOf(ctx context.Context, project tidelock.ProjectID) (int64, error) {
-	settings, err := f.imageSettings(ctx, project)
-	if err != nil {
-		return 0, err
-	}
-	if settings.Quota != 0 {
-		return settings.Quota, nil
-	}
-	if f.imageQuota > 0 {
-		return f.imageQuota, nil
-	}
-	return -1, nil
-}
-
-func (f *Forge) errNoRoom(ctx context.Context, project tidelock.Project) error {
-	quota, err := f.imageQuotaOf(ctx, project.ID)
-	if err != nil {
-		return err
-	}
-	return registry.Errorf(tidelock.TooLarge, registry.Denied,
-		"the images of %s may hold %d bytes and this does not fit; remove images, or ask an administrator for a larger quota", project.FullPath, quota)
+	return seen, nil
 }
 
 // imageOf finds an image of a project for somebody who may do an action there.

@@ -574,9 +574,10 @@ func TestImageQuota(t *testing.T) {
 	if err := w.SetImageQuota(t.Context(), w.root, project, -1); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.NoteBlob(t.Context(), project, "", big); err != nil {
-		t.Errorf("without a quota: %v", err)
+	if err := w.NoteBlob(t.Context(), project, "", big); tidelock.KindOf(err) != tidelock.NotFound {
+		t.Errorf("a blob that did not fit: got %v, want not found", err)
 	}
+	w.blob(project, "", strings.Repeat("b", 900))
 }
 
 func TestAgentPullsWhatItServes(t *testing.T) {

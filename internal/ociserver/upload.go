@@ -55,7 +55,7 @@ func (q *request) mount(digest tidelock.Digest, from string) (bool, error) {
 		size, err = q.registry.Mount(ctx, q.stored(), registry.Repo(source.ID, image), digest)
 	}
 	if err == nil {
-		err = q.keep(ctx, tidelock.Part{Digest: digest, Size: size})
+		err = q.forge.NoteBlob(ctx, q.project, q.image, tidelock.Part{Digest: digest, Size: size})
 	}
 	switch tidelock.KindOf(err) {
 	case tidelock.NotFound, tidelock.Denied, tidelock.Unauthenticated:
@@ -81,16 +81,6 @@ func (q *request) room() (int64, error) {
 func (q *request) errNoRoom() error {
 	return registry.Errorf(tidelock.TooLarge, registry.Denied,
 		"the images of %s have reached their quota; remove some, or ask an administrator for more", q.project.FullPath)
-}
-
-// keep records that the image has a blob. One that does not fit is taken out
-// again.
-func (q *request) keep(ctx context.Context, blob tidelock.Part) error {
-	err := q.forge.NoteBlob(ctx, q.project, q.image, blob)
-	if tidelock.KindOf(err) == tidelock.TooLarge {
-		err = errors.Join(err, q.registry.RemoveBlob(ctx, q.stored(), blob.Digest))
-	}
-	return err
 }
 
 func (q *request) upload() (*registry.Upload, error) {
@@ -204,7 +194,7 @@ func (q *request) commit(u *registry.Upload) error {
 		return err
 	}
 	// The bytes are here: that the client may be gone changes nothing.
-	if err := q.keep(context.WithoutCancel(ctx), blob); err != nil {
+	if err := q.forge.NoteBlob(context.WithoutCancel(ctx), q.project, q.image, blob); err != nil {
 		return err
 	}
 	q.tellBlob(blob.Digest)

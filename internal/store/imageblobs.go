@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"tidelock.dev"
 )
@@ -35,4 +36,38 @@ func (db *DB) ForgetBlob(ctx context.Context, image tidelock.ImageID, digest tid
 		}
 		return nil
 	})
+}
+
+const (
+	selectBlobsIn = `
+		SELECT b.digest FROM images i JOIN image_blobs b ON b.image_id = i.id
+		WHERE i.project_id = ? AND b.digest IN `
+	selectArtifactsIn = `
+		SELECT a.digest FROM images i JOIN artifacts a ON a.image_id = i.id
+		WHERE i.project_id = ? AND a.digest IN `
+)
+
+// ContentIn looks into all images of a project.
+func (db *DB) ContentIn(ctx context.Context, project tidelock.ProjectID, digests []tidelock.Digest) (map[tidelock.Digest]bool, error) {
+	there := map[tidelock.Digest]bool{}
+	s := db.point(ctx)
+	if len(digests) > 3 {
+		s = s.rarely()
+	}
+	for some := range slices.Chunk(digests, batch) {
+		args := []any{project}
+		for _, d := range some {
+			args = append(args, d)
+		}
+		for _, text := range []string{selectBlobsIn, selectArtifactsIn} {
+			found, err := many(ctx, s, "content of images", scanDigest, text+tuples(1, len(some)), args...)
+			if err != nil {
+				return nil, err
+			}
+			for _, d := range found {
+				there[d] = true
+			}
+		}
+	}
+	return there, nil
 }

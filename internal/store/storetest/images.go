@@ -39,6 +39,20 @@ func (w world) tag(i tidelock.Image, name string, to tidelock.Digest) tidelock.P
 }
 
 var imageTests = []test{
+	{"have what any image of the project has", func(w world) {
+		site := w.site()
+		one, two := w.image(site.ID, "one"), w.image(site.ID, "two")
+		w.ok(w.NoteBlob(w.Context(), one, tidelock.Part{Digest: digest(1), Size: 10}, start))
+		w.ok(w.NoteBlob(w.Context(), two, tidelock.Part{Digest: digest(2), Size: 20}, start))
+		w.artifact(tidelock.Artifact{Image: two.ID, Digest: digest(3), MediaType: tidelock.MediaTypeManifest, Size: 30})
+		asked := []tidelock.Digest{digest(1), digest(2), digest(3), digest(4)}
+		got, err := w.ContentIn(w.Context(), site.ID, asked)
+		w.ok(err)
+		equal(w, got, map[tidelock.Digest]bool{digest(1): true, digest(2): true, digest(3): true})
+		got, err = w.ContentIn(w.Context(), site.ID+1, asked)
+		w.ok(err)
+		equal(w, got, map[tidelock.Digest]bool{})
+	}},
 	{"are made once", func(w world) {
 		site := w.site()
 		own, web := w.image(site.ID, ""), w.image(site.ID, "web")
