@@ -37,8 +37,8 @@ func newArtifactPushCommand(env *environment, flags *artifactFlags) *cobra.Comma
 		Use:   "push <path> <url>",
 		Short: "Package a folder and push it",
 		Long: `Package a folder, or one file, and push it under a tag. The same files of the
-same commit give the same digest, wherever and whenever they are packaged, and
-the same that the server gives them.
+same commit give the same digest, wherever and whenever they are packaged, in
+the same layer that the server makes of them.
 
 From where they come is read from the Git working tree: its remote, without
 credentials, and the commit as <branch>@sha1:<40 hex digits>, which is what
