@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -14,14 +15,12 @@ import (
 	"tidelock.dev/playground/manifest"
 )
 
-// Namespace is where the sample's Flux objects are; what they apply is in
-// DemoNamespace.
+// Namespace is where the sample's Flux objects are; what they apply is in the
+// namespace of its Way.
 const (
-	Namespace     = "sample"
-	DemoNamespace = "demo"
-	GreetingName  = "greeting"
-	GreetingKey   = "message"
-	GreetingFile  = "greeting.yaml"
+	Namespace    = "sample"
+	GreetingName = "greeting"
+	GreetingKey  = "message"
 )
 
 // The source's interval is long on purpose: a change that shows within a
@@ -31,15 +30,19 @@ const (
 	driftInterval  = "10m"
 )
 
-// ApplySource has Flux follow the deployment project.
-func (f *Forge) ApplySource(ctx context.Context, c client.Client) error {
+// ApplySources has Flux follow the deployment project and, verified by the
+// forge's key, the artifact of the delivery project.
+func (f *Forge) ApplySources(ctx context.Context, c client.Client) error {
 	ca, err := os.ReadFile(f.CAFile)
 	if err != nil {
 		return fmt.Errorf("read the server's CA: %w", err)
 	}
-	meta := func(name string) map[string]any {
-		return map[string]any{"name": name, "namespace": Namespace}
+	keys, err := f.signingKeys(ctx)
+	if err != nil {
+		return err
 	}
+	_, host, _ := strings.Cut(f.URL, "://")
+	host, _, _ = strings.Cut(host, "/")
 	objects := []map[string]any{
 		{
 			"apiVersion": "v1", "kind": "Namespace",
@@ -47,30 +50,35 @@ func (f *Forge) ApplySource(ctx context.Context, c client.Client) error {
 		},
 		{
 			"apiVersion": "v1", "kind": "Secret",
-			"metadata":   meta("forge-ca"),
+			"metadata":   named("forge-ca"),
 			"stringData": map[string]any{"ca.crt": string(ca)},
 		},
 		{
-			"apiVersion": sourceKind.GroupVersion().String(), "kind": sourceKind.Kind,
-			"metadata": meta("deployment"),
+			"apiVersion": "v1", "kind": "Secret",
+			"metadata":   named("forge-signing-keys"),
+			"stringData": keys,
+		},
+		{
+			"apiVersion": gitKind.GroupVersion().String(), "kind": gitKind.Kind,
+			"metadata": named("deployment"),
 			"spec": map[string]any{
 				"url": f.URL + "/" + Deployment + ".git", "interval": sourceInterval, "timeout": "30s",
 				"ref":       map[string]any{"branch": "main"},
 				"secretRef": map[string]any{"name": "forge-ca"},
 			},
 		},
+		kustomization("deployment", gitKind.Kind),
 		{
-			"apiVersion": kustomizationKind.GroupVersion().String(), "kind": kustomizationKind.Kind,
-			"metadata": meta("deployment"),
+			"apiVersion": imageKind.GroupVersion().String(), "kind": imageKind.Kind,
+			"metadata": named("greeting"),
 			"spec": map[string]any{
-				"interval": driftInterval, "retryInterval": "30s", "timeout": "2m",
-				// Without "wait": while Flux waits for one change to become
-				// healthy, which it looks at every five seconds, it does not
-				// apply the next.
-				"path": "./", "prune": true,
-				"sourceRef": map[string]any{"kind": sourceKind.Kind, "name": "deployment"},
+				"url": "oci://" + host + "/" + Delivery + "/greeting", "interval": sourceInterval, "timeout": "30s",
+				"ref":           map[string]any{"tag": "latest"},
+				"certSecretRef": map[string]any{"name": "forge-ca"},
+				"verify":        map[string]any{"provider": "cosign", "secretRef": map[string]any{"name": "forge-signing-keys"}},
 			},
 		},
+		kustomization("greeting", imageKind.Kind),
 	}
 	for _, object := range objects {
 		if err := manifest.Apply(ctx, c, &unstructured.Unstructured{Object: object}); err != nil {
@@ -80,19 +88,42 @@ func (f *Forge) ApplySource(ctx context.Context, c client.Client) error {
 	return nil
 }
 
+func named(name string) map[string]any {
+	return map[string]any{"name": name, "namespace": Namespace}
+}
+
+// kustomization applies what the source of the same name has.
+func kustomization(name, sourceKind string) map[string]any {
+	return map[string]any{
+		"apiVersion": kustomizationKind.GroupVersion().String(), "kind": kustomizationKind.Kind,
+		"metadata": named(name),
+		"spec": map[string]any{
+			"interval": driftInterval, "retryInterval": "30s", "timeout": "2m",
+			// Without "wait": while Flux waits for one change to become
+			// healthy, which it looks at every five seconds, it does not
+			// apply the next.
+			"path": "./", "prune": true,
+			"sourceRef": map[string]any{"kind": sourceKind, "name": name},
+		},
+	}
+}
+
 var (
-	sourceKind        = schema.GroupVersionKind{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "GitRepository"}
+	gitKind           = schema.GroupVersionKind{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "GitRepository"}
+	imageKind         = schema.GroupVersionKind{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "OCIRepository"}
 	receiverKind      = schema.GroupVersionKind{Group: "notification.toolkit.fluxcd.io", Version: "v1", Kind: "Receiver"}
 	kustomizationKind = schema.GroupVersionKind{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Kind: "Kustomization"}
 )
 
-// AwaitReady waits until Flux has applied what it fetched of the deployment
-// project, and the agent can trigger it: its Receiver is ready.
+// AwaitReady waits until Flux has applied what it fetched of both sources, and
+// the agent can trigger them: their Receivers are ready.
 func AwaitReady(ctx context.Context, c client.Client) error {
 	last := "it was not looked at"
 	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (done bool, err error) {
-		if done, last = applied(ctx, c); done {
-			done, last = receiverReady(ctx, c)
+		if done, last = applied(ctx, c, gitKind, "deployment"); done {
+			if done, last = applied(ctx, c, imageKind, "greeting"); done {
+				done, last = receiversReady(ctx, c)
+			}
 		}
 		return done, nil
 	})
@@ -102,39 +133,43 @@ func AwaitReady(ctx context.Context, c client.Client) error {
 	return nil
 }
 
-func receiverReady(ctx context.Context, c client.Client) (done bool, why string) {
+func receiversReady(ctx context.Context, c client.Client) (done bool, why string) {
+	const wanted = 2
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(receiverKind)
 	if err := c.List(ctx, list, client.InNamespace(Namespace)); err != nil {
 		return false, err.Error()
 	}
-	why = "the agent has made no Receiver"
+	ready := 0
+	why = fmt.Sprintf("the agent has made %d of %d Receivers", len(list.Items), wanted)
 	for _, receiver := range list.Items {
-		ready, message := readiness(&receiver)
-		if ready {
-			return true, ""
+		if ok, message := readiness(&receiver); ok {
+			ready++
+		} else {
+			why = fmt.Sprintf("Receiver %s/%s: %s", Namespace, receiver.GetName(), message)
 		}
-		why = fmt.Sprintf("Receiver %s/%s: %s", Namespace, receiver.GetName(), message)
 	}
-	return false, why
+	return ready >= wanted, why
 }
 
-func applied(ctx context.Context, c client.Client) (done bool, why string) {
+// applied reports whether the Kustomization of a source has applied what the
+// source has.
+func applied(ctx context.Context, c client.Client, source schema.GroupVersionKind, name string) (done bool, why string) {
 	var revisions []string
 	for _, look := range []struct {
 		kind     schema.GroupVersionKind
 		revision []string
 	}{
-		{sourceKind, []string{"status", "artifact", "revision"}},
+		{source, []string{"status", "artifact", "revision"}},
 		{kustomizationKind, []string{"status", "lastAppliedRevision"}},
 	} {
 		object := &unstructured.Unstructured{}
 		object.SetGroupVersionKind(look.kind)
-		if err := c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: "deployment"}, object); err != nil {
+		if err := c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: name}, object); err != nil {
 			return false, err.Error()
 		}
 		if ready, message := readiness(object); !ready {
-			return false, fmt.Sprintf("%s %s/deployment: %s", look.kind.Kind, Namespace, message)
+			return false, fmt.Sprintf("%s %s/%s: %s", look.kind.Kind, Namespace, name, message)
 		}
 		revision, _, _ := unstructured.NestedString(object.Object, look.revision...)
 		revisions = append(revisions, revision)

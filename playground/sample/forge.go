@@ -50,6 +50,26 @@ func Open(url, tokenFile, caFile string) (*Forge, error) {
 	return f, err
 }
 
+// signingKeys returns the public keys of what the forge signs, as Flux wants
+// them in a Secret: each in an entry that ends with ".pub".
+func (f *Forge) signingKeys(ctx context.Context) (map[string]any, error) {
+	req, err := f.client.NewRequest(http.MethodGet, "signing_keys", nil, []gitlab.RequestOptionFunc{gitlab.WithContext(ctx)})
+	if err != nil {
+		return nil, err
+	}
+	var keys []struct {
+		PublicKey string `json:"public_key"`
+	}
+	if _, err := f.client.Do(req, &keys); err != nil {
+		return nil, fmt.Errorf("read the forge's signing keys: %w", err)
+	}
+	entries := map[string]any{}
+	for i, k := range keys {
+		entries[fmt.Sprintf("forge-%d.pub", i)] = k.PublicKey
+	}
+	return entries, nil
+}
+
 // Push adds one commit with files to a project's default branch, and returns
 // it. It clones first, so a repository with history is fine.
 func (f *Forge) Push(ctx context.Context, project, message string, files map[string]string) (commit string, err error) {

@@ -1,6 +1,7 @@
 // Package sample fills a forge and a cluster with the playground's example: a
-// group with an agent configuration project, a public deployment project that
-// Flux applies, and an application project. It speaks to the forge as any
+// group with an agent configuration project, a public deployment project and a
+// public delivery project that Flux applies, one from Git and one from the
+// registry, and an application project. It speaks to the forge as any
 // client does, by GitLab's API and git, and may run again and again: it makes
 // what is missing and leaves alone what users changed.
 package sample
@@ -28,11 +29,27 @@ const (
 	Group      = "sample"
 	Agents     = Group + "/agents"
 	Deployment = Group + "/deployment"
+	Delivery   = Group + "/delivery"
 	App        = Group + "/app"
 	AgentName  = "playground"
 )
 
-//go:embed deployment app
+// A Way is how a change comes into the cluster: the greeting in a file of a
+// project becomes that of a ConfigMap.
+type Way struct {
+	Project   string
+	File      string
+	Namespace string // of the ConfigMap
+	Source    string // which Flux follows, as the agent names it
+}
+
+// The sample shows a greeting in two ways.
+var (
+	ByGit   = Way{Deployment, "greeting.yaml", "demo", "GitRepository/" + Namespace + "/deployment"}
+	ByImage = Way{Delivery, "apps/greeting/greeting.yaml", "demo-image", "OCIRepository/" + Namespace + "/greeting"}
+)
+
+//go:embed deployment app all:delivery
 var content embed.FS
 
 const configPath = ".gitlab/agents/" + AgentName + "/config.yaml"
@@ -55,6 +72,10 @@ func (f *Forge) CreateProjects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	delivery, err := files("delivery")
+	if err != nil {
+		return err
+	}
 	app, err := files("app")
 	if err != nil {
 		return err
@@ -62,6 +83,7 @@ func (f *Forge) CreateProjects(ctx context.Context) error {
 	for _, p := range []project{
 		{Agents, "Configuration of the agents", gitlab.PrivateVisibility, nil},
 		{Deployment, "What Flux applies to the cluster", gitlab.PublicVisibility, deployment},
+		{Delivery, "What is packaged for Flux", gitlab.PublicVisibility, delivery},
 		{App, "The application that is deployed", gitlab.PrivateVisibility, app},
 	} {
 		if err := f.ensureProject(ctx, group, p); err != nil {

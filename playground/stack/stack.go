@@ -305,7 +305,7 @@ func (s *Stack) startFlux(ctx context.Context) error {
 }
 
 func (s *Stack) applySample(ctx context.Context) error {
-	if err := s.forge.ApplySource(ctx, s.client); err != nil {
+	if err := s.forge.ApplySources(ctx, s.client); err != nil {
 		return err
 	}
 	return sample.AwaitReady(ctx, s.client)

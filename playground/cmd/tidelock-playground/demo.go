@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +23,7 @@ import (
 func newDemoCommand(at *place) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
-		Short: "Push a change and print the time of every hop to the cluster",
+		Short: "Push a change, by Git and by the registry, and print the time of every hop to the cluster",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := supervisor.Read(at.state); errors.Is(err, supervisor.ErrNotRunning) {
@@ -39,7 +38,12 @@ func newDemoCommand(at *place) *cobra.Command {
 			if !facts.Ready {
 				return notReadyf("the playground is still starting")
 			}
-			return demo(cmd.Context(), facts, cmd.OutOrStdout())
+			for _, way := range []sample.Way{sample.ByGit, sample.ByImage} {
+				if err := demo(cmd.Context(), facts, way, cmd.OutOrStdout()); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 }
@@ -49,33 +53,33 @@ const demoTimeout = time.Minute
 
 var messageLine = regexp.MustCompile(`(?m)^(\s*` + sample.GreetingKey + `:).*$`)
 
-func demo(ctx context.Context, facts stack.Facts, out io.Writer) error {
+func demo(ctx context.Context, facts stack.Facts, way sample.Way, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("the change was not applied within %s", demoTimeout))
 	defer cancel()
 	forge, err := facts.Forge()
 	if err != nil {
 		return err
 	}
-	tree, err := forge.Clone(ctx, sample.Deployment)
+	tree, err := forge.Clone(ctx, way.Project)
 	if err != nil {
 		return err
 	}
 	defer tree.Remove()
 
 	message := "hello at " + time.Now().Format("15:04:05.000")
-	greeting, err := os.ReadFile(filepath.Join(tree.Dir, sample.GreetingFile))
+	greeting, err := os.ReadFile(filepath.Join(tree.Dir, way.File))
 	if err != nil {
-		return fmt.Errorf("the deployment project has no greeting to change: %w", err)
+		return fmt.Errorf("%s has no greeting to change: %w", way.Project, err)
 	}
 	changed := messageLine.ReplaceAllString(string(greeting), "${1} "+message)
 	if changed == string(greeting) {
-		return fmt.Errorf("%s has no line %q to change", sample.GreetingFile, sample.GreetingKey)
+		return fmt.Errorf("%s has no line %q to change", way.File, sample.GreetingKey)
 	}
-	commit, err := tree.Commit(ctx, "Say "+message, map[string]string{sample.GreetingFile: changed})
+	commit, err := tree.Commit(ctx, "Say "+message, map[string]string{way.File: changed})
 	if err != nil {
 		return err
 	}
-	watching, err := watchGreeting(ctx, facts, message)
+	watching, err := watchGreeting(ctx, facts, way, message)
 	if err != nil {
 		return err
 	}
@@ -83,22 +87,22 @@ func demo(ctx context.Context, facts stack.Facts, out io.Writer) error {
 	if err := tree.Push(ctx); err != nil {
 		return err
 	}
-	pushed := time.Since(began)
-	fmt.Fprintf(out, "pushed %s to %s: %s: %s\n\n", commit[:10], sample.Deployment, sample.GreetingKey, message)
+	pushed := time.Now()
+	fmt.Fprintf(out, "pushed %s to %s: %s: %s\n\n", commit[:10], way.Project, sample.GreetingKey, message)
 	applied, err := watching()
 	if err != nil {
-		return errors.Join(err, howFar(forge, commit))
+		return errors.Join(err, howFar(forge, way, commit))
 	}
-	announcement, err := awaitFetched(ctx, forge, commit)
+	announcement, err := awaitFetched(ctx, forge, way, commit)
 	if err != nil {
 		return err
 	}
-	return printHops(out, announcement, applied, pushed)
+	return printHops(out, way, announcement, began, pushed, applied)
 }
 
 // watchGreeting watches the greeting in the cluster from now on; the returned
 // function waits until it says message, and tells when that was seen.
-func watchGreeting(ctx context.Context, facts stack.Facts, message string) (wait func() (time.Time, error), err error) {
+func watchGreeting(ctx context.Context, facts stack.Facts, way sample.Way, message string) (wait func() (time.Time, error), err error) {
 	config, err := facts.REST()
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
@@ -107,7 +111,7 @@ func watchGreeting(ctx context.Context, facts stack.Facts, message string) (wait
 	if err != nil {
 		return nil, err
 	}
-	watcher, err := client.CoreV1().ConfigMaps(sample.DemoNamespace).Watch(ctx, metav1.ListOptions{
+	watcher, err := client.CoreV1().ConfigMaps(way.Namespace).Watch(ctx, metav1.ListOptions{
 		FieldSelector: "metadata.name=" + sample.GreetingName,
 	})
 	if err != nil {
@@ -129,10 +133,10 @@ func watchGreeting(ctx context.Context, facts stack.Facts, message string) (wait
 }
 
 // howFar says, of a change that did not arrive, what became of it.
-func howFar(forge *sample.Forge, commit string) error {
+func howFar(forge *sample.Forge, way sample.Way, commit string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	all, err := forge.Announcements(ctx, sample.Deployment, commit)
+	all, err := forge.Announcements(ctx, way.Project, commit)
 	if err != nil {
 		return err
 	}
@@ -144,14 +148,14 @@ func howFar(forge *sample.Forge, commit string) error {
 
 // awaitFetched waits for the server to hear what the cluster has shown
 // already: observations follow the fact by milliseconds.
-func awaitFetched(ctx context.Context, forge *sample.Forge, commit string) (sample.Announcement, error) {
+func awaitFetched(ctx context.Context, forge *sample.Forge, way sample.Way, commit string) (sample.Announcement, error) {
 	for {
-		all, err := forge.Announcements(ctx, sample.Deployment, commit)
+		all, err := forge.Announcements(ctx, way.Project, commit)
 		if err != nil {
 			return sample.Announcement{}, err
 		}
 		for _, a := range all {
-			if strings.HasPrefix(a.Source, "GitRepository/"+sample.Namespace+"/") && a.FetchedAt != nil {
+			if a.Source == way.Source && a.FetchedAt != nil {
 				return a, nil
 			}
 		}
@@ -167,30 +171,36 @@ func awaitFetched(ctx context.Context, forge *sample.Forge, commit string) (samp
 }
 
 // printHops prints when each hop was done, in milliseconds since the server
-// had recorded the push.
-func printHops(out io.Writer, a sample.Announcement, applied time.Time, pushed time.Duration) error {
+// had recorded what was announced.
+func printHops(out io.Writer, way sample.Way, a sample.Announcement, began, pushed, applied time.Time) error {
 	if a.AcceptedAt == nil {
 		return errors.New("the server does not know when it accepted the push")
 	}
-	fmt.Fprintf(out, "  %-10s %10s\n", "HOP", "AFTER")
-	for _, hop := range []struct {
+	type hop struct {
 		name string
 		at   *time.Time
 		what string
-	}{
+	}
+	hops := []hop{
 		{"accepted", a.AcceptedAt, "the server recorded the push"},
 		{"announced", a.AnnouncedAt, "the agent heard of it"},
 		{"called", a.CalledAt, "the agent called Flux's receiver"},
 		{"answered", a.AnsweredAt, "the receiver answered"},
 		{"fetched", a.FetchedAt, "the GitRepository shows the commit"},
 		{"applied", &applied, "the cluster shows the change"},
-	} {
-		after := "-"
-		if hop.at != nil {
-			after = fmt.Sprintf("%.1f ms", float64(hop.at.Sub(*a.AcceptedAt).Microseconds())/1000)
-		}
-		fmt.Fprintf(out, "  %-10s %10s  %s\n", hop.name, after, hop.what)
 	}
-	fmt.Fprintf(out, "\nFlux was triggered through its %s; its own interval is an hour. git push took %d ms in all.\n", a.Via, pushed.Milliseconds())
+	if way == sample.ByImage {
+		hops[0].what, hops[4].what = "the artifact is packaged, signed and recorded", "the OCIRepository has verified it"
+		hops = append([]hop{{"pushed", &pushed, "git push was done"}}, hops...)
+	}
+	fmt.Fprintf(out, "  %-10s %10s\n", "HOP", "AFTER")
+	for _, h := range hops {
+		after := "-"
+		if h.at != nil {
+			after = fmt.Sprintf("%.1f ms", float64(h.at.Sub(*a.AcceptedAt).Microseconds())/1000)
+		}
+		fmt.Fprintf(out, "  %-10s %10s  %s\n", h.name, after, h.what)
+	}
+	fmt.Fprintf(out, "\nFlux was triggered through its %s; its own interval is an hour. git push took %d ms in all.\n\n", a.Via, pushed.Sub(began).Milliseconds())
 	return nil
 }

@@ -43,8 +43,8 @@ Try it:
 `,
 		facts.URL, clone, facts.SSHURL, facts.Kubeconfig, stack.Quote(filepath.Join(at.state, "env")),
 		trust, identity(ctx), stack.Quote(facts.CAFile), stack.Quote(clone),
-		sample.GreetingKey, sample.GreetingKey, sample.GreetingFile, sample.GreetingFile, trust,
-		stack.Quote(facts.Kubectl), stack.Quote(facts.Kubeconfig), sample.DemoNamespace, sample.GreetingKey, sample.GreetingName)
+		sample.GreetingKey, sample.GreetingKey, sample.ByGit.File, sample.ByGit.File, trust,
+		stack.Quote(facts.Kubectl), stack.Quote(facts.Kubeconfig), sample.ByGit.Namespace, sample.GreetingKey, sample.GreetingName)
 	return nil
 }
 
