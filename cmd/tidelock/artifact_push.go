@@ -75,7 +75,7 @@ commit statuses need. Files named .sourceignore hold further ignore rules.`,
 	f := cmd.Flags()
 	f.StringVar(&o.source, "source", "", "URL of the repository (default: the remote of the working tree)")
 	f.StringVar(&o.revision, "revision", "", "such as main@sha1:<commit> (default: that of the working tree)")
-	f.StringVar(&o.created, "created", "", "RFC 3339 time (default: the time of the commit)")
+	f.StringVar(&o.created, "created", "", "RFC 3339 time (default: that of the commit, or now outside a working tree)")
 	f.StringArrayVar(&o.annotations, "annotations", nil, "further annotation, as name=value; may be repeated")
 	f.StringSliceVar(&o.ignore, "ignore-paths", nil, "patterns, as of .gitignore, of what is left out")
 	output.add(cmd)
