@@ -234,7 +234,7 @@ func (j *job) application(ctx context.Context, v *gitrepo.View, app Application,
 	}
 	b.Digest = image.Digest
 	err = j.publish(ctx, image, forge.ManifestPush{
-		Image: app.Image, Tags: b.Tags, MediaType: tidelock.MediaTypeManifest, Body: image.Manifest, Digest: image.Digest, Commit: j.head.Commit,
+		Image: app.Image, Tags: b.Tags, MediaType: tidelock.MediaTypeManifest, Body: image.Manifest, Digest: image.Digest, Commit: j.head.Commit, Ref: j.head.Ref,
 	})
 	return j.published(ctx, b, err)
 }
@@ -278,7 +278,7 @@ func (j *job) promote(ctx context.Context, v *gitrepo.View, app Application, ver
 		b.Digest, b.Layer, b.Inputs, b.Watched, b.Tags = old.Digest, old.Layer, inputs, old.Watched, []string{version.tag}
 		b.Findings = append(b.Findings, old.Findings...)
 		_, err = j.Forge.PublishArtifact(ctx, j.project, forge.ManifestPush{
-			Image: app.Image, Tags: b.Tags, MediaType: mediaType, Body: body, Digest: old.Digest,
+			Image: app.Image, Tags: b.Tags, MediaType: mediaType, Body: body, Digest: old.Digest, Ref: j.head.Ref,
 		}, j.cause)
 		if tidelock.KindOf(err) == tidelock.Invalid {
 			*b = tidelock.Build{Application: app.Name, Image: app.Image, Push: j.head.Push}
@@ -292,7 +292,7 @@ func (j *job) promote(ctx context.Context, v *gitrepo.View, app Application, ver
 // publish stores and signs an artifact and moves its tags, all at once. Rules
 // are asked first, so that what they refuse leaves nothing behind.
 func (j *job) publish(ctx context.Context, image artifact.Image, m forge.ManifestPush) error {
-	if err := j.Forge.MayPublish(ctx, j.project, m); err != nil {
+	if err := j.Forge.MayPublish(ctx, j.project, m, j.cause); err != nil {
 		return err
 	}
 	room, err := j.Forge.ImageRoom(ctx, j.project)

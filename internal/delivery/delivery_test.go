@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (r repository) builds(ref tidelock.RefName, commit tidelock.CommitID, want 
 	r.t.Helper()
 	var got []build
 	r.Eventually(fmt.Sprintf("%d builds of %s at %s", want, ref, commit), func() bool {
-		r.Call(r.Token, http.MethodGet, fmt.Sprintf("projects/%d/deliveries?per_page=100&ref=%s&commit=%s", r.ID, ref, commit), nil, &got)
+		r.Call(r.Token, http.MethodGet, fmt.Sprintf("projects/%d/deliveries?per_page=100&ref=%s&commit=%s", r.ID, url.QueryEscape(string(ref)), commit), nil, &got)
 		return len(got) >= want
 	})
 	if len(got) != want {
@@ -221,6 +222,25 @@ func TestBranchesAndReleases(t *testing.T) {
 	}
 	if got := r.statuses(other)["delivery/shop"]; !strings.HasPrefix(got, "failed: ") || !strings.Contains(got, "v1.2.3") {
 		t.Errorf("got status %q", got)
+	}
+}
+
+// A branch that is named almost like another one does not move its tag.
+func TestBranchesKeepTheirTags(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t)
+	text := "branches: ['*']\n" + settings("shop")
+	first := r.Push("main", ".tidelock/delivery.yaml", text, "apps/shop/a.yaml", configMap)
+	mainBuild := r.builds(main, first, 1)[0]
+	for _, name := range []string{"+main", "@main", strings.Repeat("a", 129)} {
+		r.Project.MustGit("push", "--quiet", "origin", string(first)+":refs/heads/"+name)
+		got := r.builds(tidelock.RefName("refs/heads/"+name), first, 1)[0]
+		if !slices.Equal(got.Tags, []string{string(first[:8])}) {
+			t.Errorf("branch %q: got tags %q", name, got.Tags)
+		}
+	}
+	if _, digest := r.manifest("shop", "main"); digest != mainBuild.Digest {
+		t.Errorf("shop:main moved to %s", digest)
 	}
 }
 

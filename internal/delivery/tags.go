@@ -35,7 +35,7 @@ func (c Settings) branchTags(app Application, branch, defaultBranch string, comm
 		switch {
 		case rule == TagLatest && triggers && branch == defaultBranch:
 			tag = "latest"
-		case rule == TagBranch && triggers:
+		case rule == TagBranch && triggers && (branch == defaultBranch || branchTag(branch) != branchTag(defaultBranch)):
 			tag = branchTag(branch)
 		case rule == TagCommit:
 			tag = string(commit[:shortCommit])
@@ -49,12 +49,14 @@ func (c Settings) branchTags(app Application, branch, defaultBranch string, comm
 
 var notInTag = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
 
-// branchTag is a branch as a tag; "" for one that would be taken for a release
-// or for the latest artifact of the default branch.
+// branchTag is a branch as a tag; "" for one that no tag can be named after,
+// or that would be taken for a release or for the latest artifact of the
+// default branch.
 func branchTag(branch string) string {
 	tag := notInTag.ReplaceAllString(branch, "-")
-	tag = strings.TrimLeft(tag, ".-")
-	tag = tag[:min(len(tag), 128)]
+	if strings.HasPrefix(tag, ".") || strings.HasPrefix(tag, "-") || len(tag) > 128 {
+		return "" // cut, it would be that of another branch
+	}
 	if _, version := parseVersion(tag); version || tag == "latest" {
 		return ""
 	}

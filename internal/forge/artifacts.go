@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ type ManifestPush struct {
 	Body      []byte
 	Digest    tidelock.Digest   // that the body must have; "" for any
 	Commit    tidelock.CommitID // from which it was made; "" is what its annotations say
+	Ref       tidelock.RefName  // for PublishArtifact: the branch or tag from which it was made
 }
 
 // maxTags bounds the tags of one push.
@@ -61,9 +63,59 @@ func (f *Forge) PushManifest(ctx context.Context, p Principal, project tidelock.
 }
 
 // PublishArtifact takes a manifest that the forge made itself, because of a
-// push whose author and trace it passes on. Rules about tags hold for it, too.
+// push whose author and trace it passes on. Rules about tags hold for it, too:
+// as they do for the author, unless the ref is a protected one, where who may
+// push has been decided already.
 func (f *Forge) PublishArtifact(ctx context.Context, project tidelock.Project, m ManifestPush, cause tidelock.Push) (tidelock.Artifact, error) {
-	return f.accept(ctx, project, m, tidelock.Push{By: cause.By, Token: cause.Token, Key: cause.Key, Trace: cause.Trace}, tidelock.Owner)
+	level, err := f.publisherLevel(ctx, project, m.Ref, cause)
+	if err != nil {
+		return tidelock.Artifact{}, err
+	}
+	return f.accept(ctx, project, m, tidelock.Push{By: cause.By, Token: cause.Token, Key: cause.Key, Trace: cause.Trace}, level)
+}
+
+// publisherLevel is what the forge publishes as when it packages a ref.
+// Otherwise whoever may push to some branch could have any tag moved.
+func (f *Forge) publisherLevel(ctx context.Context, project tidelock.Project, ref tidelock.RefName, cause tidelock.Push) (tidelock.AccessLevel, error) {
+	guarded, err := f.protects(ctx, project.ID, ref)
+	switch {
+	case err != nil:
+		return tidelock.NoAccess, err
+	case guarded:
+		return tidelock.Owner, nil
+	case cause.By == 0:
+		return tidelock.Developer, nil // a deploy key or token that may push
+	}
+	user, err := f.store.User(ctx, cause.By)
+	if tidelock.KindOf(err) == tidelock.NotFound {
+		return tidelock.NoAccess, nil
+	}
+	if err != nil {
+		return tidelock.NoAccess, fmt.Errorf("read user %d: %w", cause.By, err)
+	}
+	if user.Admin {
+		return tidelock.Owner, nil
+	}
+	return f.level(ctx, Principal{User: &user}, OnProject(project))
+}
+
+// protects reports whether a branch or tag of a project is protected.
+func (f *Forge) protects(ctx context.Context, project tidelock.ProjectID, ref tidelock.RefName) (bool, error) {
+	if branch, ok := ref.Branch(); ok {
+		protected, err := f.store.ProtectedBranches(ctx, project)
+		if err != nil {
+			return false, fmt.Errorf("list protected branches of project %d: %w", project, err)
+		}
+		return slices.ContainsFunc(protected, func(b tidelock.ProtectedBranch) bool { return b.Matches(branch) }), nil
+	}
+	if tag, ok := ref.Tag(); ok {
+		protected, err := f.store.ProtectedTags(ctx, project)
+		if err != nil {
+			return false, fmt.Errorf("list protected tags of project %d: %w", project, err)
+		}
+		return slices.ContainsFunc(protected, func(t tidelock.ProtectedTag) bool { return t.Matches(tag) }), nil
+	}
+	return false, nil
 }
 
 // accept takes a manifest for somebody of a level, one after the other in each
@@ -474,14 +526,14 @@ func (f *Forge) mayRemove(ctx context.Context, i tidelock.Image, digest tidelock
 				return err
 			}
 		}
-		holders, _, err := f.store.Artifacts(ctx, tidelock.ArtifactFilter{Image: i.ID, Holding: next[0]}, tidelock.Page{})
+		holders, err := f.store.Holders(ctx, i.ID, next[0])
 		if err != nil {
 			return fmt.Errorf("list what holds artifact %s: %w", next[0], err)
 		}
-		for _, a := range holders {
-			if !seen[a.Digest] {
-				seen[a.Digest] = true
-				next = append(next, a.Digest)
+		for _, digest := range holders {
+			if !seen[digest] {
+				seen[digest] = true
+				next = append(next, digest)
 			}
 		}
 	}

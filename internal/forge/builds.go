@@ -58,7 +58,7 @@ func (f *Forge) PostOwnStatus(ctx context.Context, project tidelock.Project, com
 
 // MayPublish reports, before anything is stored, why rules keep PublishArtifact
 // from moving the tags of a manifest.
-func (f *Forge) MayPublish(ctx context.Context, project tidelock.Project, m ManifestPush) error {
+func (f *Forge) MayPublish(ctx context.Context, project tidelock.Project, m ManifestPush, cause tidelock.Push) error {
 	if err := checkImageName(m.Image); err != nil {
 		return err
 	}
@@ -67,5 +67,9 @@ func (f *Forge) MayPublish(ctx context.Context, project tidelock.Project, m Mani
 			return err
 		}
 	}
-	return f.mayMoveTags(ctx, project, m, m.Digest, tidelock.Owner)
+	level, err := f.publisherLevel(ctx, project, m.Ref, cause)
+	if err != nil {
+		return err
+	}
+	return f.mayMoveTags(ctx, project, m, m.Digest, level)
 }

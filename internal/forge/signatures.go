@@ -85,7 +85,7 @@ func (f *Forge) SignManifest(ctx context.Context, project tidelock.Project, m Ma
 		}
 	}
 	_, err = f.PublishArtifact(ctx, project, ManifestPush{
-		Image: m.Image, Tags: []string{signature.Tag}, MediaType: signature.MediaType, Body: signature.Manifest, Digest: signature.Digest,
+		Image: m.Image, Tags: []string{signature.Tag}, MediaType: signature.MediaType, Body: signature.Manifest, Digest: signature.Digest, Ref: m.Ref,
 	}, cause)
 	return err
 }
