@@ -80,7 +80,7 @@ type Span struct {
 // A PushFilter narrows a list of pushes; zero fields do not.
 type PushFilter struct {
 	Project   ProjectID
-	Commit    CommitID // some update's New or Commit
+	Commit    CommitID // some update's New or Commit, or that of the artifact
 	VisibleTo *Viewer
 }
 

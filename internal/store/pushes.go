@@ -217,7 +217,9 @@ func (db *DB) Pushes(ctx context.Context, f tidelock.PushFilter, p tidelock.Page
 		l.filter(`p.id IN (
 			SELECT push_id FROM push_updates WHERE new_object = ?
 			UNION
-			SELECT push_id FROM push_updates WHERE new_commit = ?)`, f.Commit, f.Commit)
+			SELECT push_id FROM push_updates WHERE new_commit = ?
+			UNION
+			SELECT push_id FROM push_artifacts WHERE commit_id = ? AND commit_id <> '')`, f.Commit, f.Commit, f.Commit)
 	}
 	if f.VisibleTo != nil {
 		condition, args := visibleTo(*f.VisibleTo, `r.visibility`, `r.id`, `r.namespace_id`)
