@@ -57,7 +57,6 @@ type ArtifactFilter struct {
 	Image   ImageID
 	Subject Digest // attached to it
 	Type    string // with Subject
-	Holding Digest // that have it as a part
 }
 
 // Content is an artifact as garbage collection sees it.

@@ -39,6 +39,11 @@ type imageStore interface {
 	Artifact(context.Context, tidelock.ImageID, tidelock.Digest) (tidelock.Artifact, error)
 	// Artifacts lists newest first, with their parts.
 	Artifacts(context.Context, tidelock.ArtifactFilter, tidelock.Page) ([]tidelock.Artifact, int, error)
+	// Referrers lists, in order of digest and without parts, artifacts after a
+	// digest that are attached to the filter's subject.
+	Referrers(ctx context.Context, f tidelock.ArtifactFilter, after tidelock.Digest, limit int) ([]tidelock.Artifact, error)
+	// Holders lists the artifacts of an image that have one as a part.
+	Holders(context.Context, tidelock.ImageID, tidelock.Digest) ([]tidelock.Digest, error)
 	// KnownArtifacts returns the sizes of those manifests that the image has.
 	KnownArtifacts(context.Context, tidelock.ImageID, []tidelock.Digest) (map[tidelock.Digest]int64, error)
 	// AddArtifact writes an artifact, or that it was seen once more.
@@ -264,13 +269,13 @@ func (f *Forge) ImageTags(ctx context.Context, p Principal, project tidelock.Pro
 	return f.store.Tags(ctx, i.ID, after, limit)
 }
 
-// Referrers lists the artifacts that are attached to another one, newest
-// first; of one type, unless that is empty.
-func (f *Forge) Referrers(ctx context.Context, p Principal, project tidelock.Project, image string, subject tidelock.Digest, artifactType string) ([]tidelock.Artifact, error) {
+// Referrers lists up to limit artifacts that are attached to another one, after
+// a digest and in order of digest; of one type, unless that is empty. Their
+// parts are left out.
+func (f *Forge) Referrers(ctx context.Context, p Principal, project tidelock.Project, image string, subject tidelock.Digest, artifactType string, after tidelock.Digest, limit int) ([]tidelock.Artifact, error) {
 	i, err := f.imageOf(ctx, p, project, image, PullImage)
 	if err != nil {
 		return nil, err
 	}
-	list, _, err := f.store.Artifacts(ctx, tidelock.ArtifactFilter{Image: i.ID, Subject: subject, Type: artifactType}, tidelock.Page{})
-	return list, err
+	return f.store.Referrers(ctx, tidelock.ArtifactFilter{Image: i.ID, Subject: subject, Type: artifactType}, after, limit)
 }

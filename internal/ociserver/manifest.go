@@ -7,7 +7,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -124,8 +123,15 @@ func (q *request) next(path string, query url.Values) {
 	q.w.Header().Set("Link", "<"+base+"/"+q.name+path+"?"+query.Encode()+`>; rel="next"`)
 }
 
-// referrerPage is how long a list of referrers may be, in bytes, more or less.
-const referrerPage = 2 << 20
+const (
+	// referrerPage is how long a list of referrers may be, in bytes, more or
+	// less.
+	referrerPage = 2 << 20
+
+	// referrersAtOnce is how many are read from the record at a time: each may
+	// have long annotations.
+	referrersAtOnce = 50
+)
 
 // listReferrers lists the artifacts that are attached to another one, as an
 // index.
@@ -138,30 +144,30 @@ func (q *request) listReferrers() error {
 		Annotations  map[string]string `json:"annotations,omitempty"`
 	}
 	query := q.r.URL.Query()
-	subject, kind := tidelock.Digest(q.reference), query.Get("artifactType")
-	found, err := q.forge.Referrers(q.r.Context(), q.by.Principal, q.project, q.image, subject, kind)
-	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-		return err // an image that nothing was pushed to has no referrers
-	}
-	if last := query.Get("last"); last != "" {
-		i := slices.IndexFunc(found, func(a tidelock.Artifact) bool { return string(a.Digest) == last })
-		found = found[i+1:]
-	}
+	subject, kind, last := tidelock.Digest(q.reference), query.Get("artifactType"), tidelock.Digest(query.Get("last"))
 	list := []json.RawMessage{}
-	for i, size := 0, 0; i < len(found) && size < referrerPage; i++ {
-		a := found[i]
-		text, err := json.Marshal(descriptor{a.MediaType, a.Digest, a.Size, a.Type, a.Annotations})
-		if err != nil {
-			return fmt.Errorf("write a descriptor: %w", err)
+	for size, more := 0, true; more; {
+		found, err := q.forge.Referrers(q.r.Context(), q.by.Principal, q.project, q.image, subject, kind, last, referrersAtOnce)
+		if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+			return err // an image that nothing was pushed to has no referrers
 		}
-		list, size = append(list, text), size+len(text)
-	}
-	if len(list) < len(found) {
-		page := url.Values{"last": {string(found[len(list)-1].Digest)}}
-		if kind != "" {
-			page.Set("artifactType", kind)
+		more = len(found) == referrersAtOnce
+		for _, a := range found {
+			if size >= referrerPage {
+				page := url.Values{"last": {string(last)}}
+				if kind != "" {
+					page.Set("artifactType", kind)
+				}
+				q.next("/referrers/"+q.reference, page)
+				more = false
+				break
+			}
+			text, err := json.Marshal(descriptor{a.MediaType, a.Digest, a.Size, a.Type, a.Annotations})
+			if err != nil {
+				return fmt.Errorf("write a descriptor: %w", err)
+			}
+			list, size, last = append(list, text), size+len(text), a.Digest
 		}
-		q.next("/referrers/"+q.reference, page)
 	}
 	if kind != "" {
 		q.w.Header().Set("Oci-Filters-Applied", "artifactType")

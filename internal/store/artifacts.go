@@ -70,9 +70,6 @@ func (db *DB) Artifacts(ctx context.Context, f tidelock.ArtifactFilter, p tidelo
 	if f.Type != "" {
 		l.filter(`a.type = ?`, f.Type)
 	}
-	if f.Holding != "" {
-		l.filter(`a.digest IN (SELECT digest FROM artifact_parts WHERE image_id = ? AND part = ?)`, f.Image, f.Holding)
-	}
 	var artifacts []tidelock.Artifact
 	var total int
 	err := db.read(ctx, func(s session) (err error) {
@@ -85,6 +82,23 @@ func (db *DB) Artifacts(ctx context.Context, f tidelock.ArtifactFilter, p tidelo
 		return nil, 0, err
 	}
 	return artifacts, total, nil
+}
+
+const (
+	selectReferrers = `SELECT ` + artifactColumns + ` FROM artifacts a
+		WHERE a.image_id = ? AND a.subject = ? AND a.subject <> '' AND a.digest > ? AND (? = '' OR a.type = ?)
+		ORDER BY a.digest LIMIT ?`
+	selectHolders = `SELECT DISTINCT digest FROM artifact_parts WHERE image_id = ? AND part = ?`
+)
+
+// Referrers reads a few of what may be very many.
+func (db *DB) Referrers(ctx context.Context, f tidelock.ArtifactFilter, after tidelock.Digest, limit int) ([]tidelock.Artifact, error) {
+	return many(ctx, db.point(ctx), "artifacts", scanArtifact, selectReferrers, f.Image, f.Subject, after, f.Type, f.Type, limit)
+}
+
+// Holders reads no more of artifacts than their digests.
+func (db *DB) Holders(ctx context.Context, image tidelock.ImageID, part tidelock.Digest) ([]tidelock.Digest, error) {
+	return many(ctx, db.point(ctx), "artifacts", scanDigest, selectHolders, image, part)
 }
 
 // readParts fills in the parts of artifacts of one image.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tidelock.dev"
@@ -124,18 +125,60 @@ var imageTests = []test{
 		equal(w, total, 2)
 		equal(w, list[0], a)
 		for want, filter := range map[int]tidelock.ArtifactFilter{
-			1: {Subject: digest(1)}, 0: {Subject: digest(1), Type: "application/other"}, 2: {Holding: digest(3)},
+			1: {Subject: digest(1)}, 0: {Subject: digest(1), Type: "application/other"}, 2: {},
 		} {
 			filter.Image = i.ID
 			found, _, err := w.Artifacts(w.Context(), filter, everything)
 			w.ok(err)
 			equal(w, len(found), want)
 		}
+		holders, err := w.Holders(w.Context(), i.ID, digest(3))
+		w.ok(err)
+		slices.Sort(holders)
+		equal(w, holders, []tidelock.Digest{digest(1), digest(4)})
 		known, err := w.KnownArtifacts(w.Context(), i.ID, []tidelock.Digest{digest(1), digest(7)})
 		w.ok(err)
 		equal(w, known, map[tidelock.Digest]int64{digest(1): 10})
 		_, err = w.Artifact(w.Context(), i.ID, digest(7))
 		w.kind(err, tidelock.NotFound)
+	}},
+
+	{"are listed by what they are attached to, a few at a time", func(w world) {
+		i := w.image(w.site().ID, "web")
+		for n := range 5 {
+			w.artifact(tidelock.Artifact{
+				Image: i.ID, Digest: digest(10 + n), MediaType: tidelock.MediaTypeManifest, Subject: digest(1),
+				Type: []string{"application/a", "application/b"}[n%2], Annotations: map[string]string{"n": fmt.Sprint(n)},
+			})
+		}
+		w.artifact(tidelock.Artifact{Image: i.ID, Digest: digest(20), MediaType: tidelock.MediaTypeManifest})
+		list := func(f tidelock.ArtifactFilter, after tidelock.Digest, limit int) (digests []tidelock.Digest) {
+			f.Image = i.ID
+			found, err := w.Referrers(w.Context(), f, after, limit)
+			w.ok(err)
+			for _, a := range found {
+				digests = append(digests, a.Digest)
+			}
+			return digests
+		}
+		equal(w, list(tidelock.ArtifactFilter{Subject: digest(1)}, "", 3), []tidelock.Digest{digest(10), digest(11), digest(12)})
+		equal(w, list(tidelock.ArtifactFilter{Subject: digest(1)}, digest(12), 3), []tidelock.Digest{digest(13), digest(14)})
+		equal(w, list(tidelock.ArtifactFilter{Subject: digest(1), Type: "application/b"}, "", 3), []tidelock.Digest{digest(11), digest(13)})
+		equal(w, list(tidelock.ArtifactFilter{}, "", 3), nil)
+	}},
+
+	{"are found by the commit they were made from", func(w world) {
+		i := w.image(w.site().ID, "web")
+		w.artifact(tidelock.Artifact{Image: i.ID, Digest: digest(1), Commit: "c1"})
+		w.push(i.Project, "main=c1")
+		made, err := w.RecordArtifact(w.Context(), tidelock.Push{
+			Project: i.Project, At: start, Artifact: &tidelock.ArtifactUpdate{Image: i.ID, Tag: "latest", New: digest(1), Commit: "c1"},
+		})
+		w.ok(err)
+		found, n, err := w.Pushes(w.Context(), tidelock.PushFilter{Project: i.Project, Commit: "c1"}, everything)
+		w.ok(err)
+		equal(w, n, 2)
+		equal(w, found[0].ID, made.ID)
 	}},
 
 	{"move tags with pushes", func(w world) {
