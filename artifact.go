@@ -1,6 +1,8 @@
 package tidelock
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"time"
 )
@@ -12,6 +14,12 @@ type (
 	// string stands for "none".
 	Digest string
 )
+
+// DigestOf is the digest of content under SHA-256, which all registries know.
+func DigestOf(content []byte) Digest {
+	sum := sha256.Sum256(content)
+	return Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
 
 // ValidDigest refuses what is not a full digest in lower-case hexadecimal, of
 // one of the two algorithms that the OCI specification registers.

@@ -36,7 +36,7 @@ func parseFetched(mediaType string, body []byte) (fetched, error) {
 	if err != nil {
 		return fetched{}, fmt.Errorf("read the manifest: %w", err)
 	}
-	a.Digest = artifact.DigestOf(body)
+	a.Digest = tidelock.DigestOf(body)
 	return fetched{a, body}, nil
 }
 

@@ -119,7 +119,7 @@ func (i *remoteImage) push(env *environment, tag name.Tag, packed artifact.Image
 		if err := remote.WriteLayer(tag.Context(), layer, i.options...); err != nil {
 			return err
 		}
-		fmt.Fprintf(env.stderr, "pushed %s, %s\n", short(string(artifact.DigestOf(blob.content))), bytesOf(int64(len(blob.content))))
+		fmt.Fprintf(env.stderr, "pushed %s, %s\n", short(string(tidelock.DigestOf(blob.content))), bytesOf(int64(len(blob.content))))
 	}
 	return remote.Put(tag, rawManifest{tidelock.MediaTypeManifest, packed.Manifest}, i.options...)
 }

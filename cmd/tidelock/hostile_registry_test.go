@@ -190,9 +190,9 @@ func (h *hostileRegistry) honestBut(layer []byte, otherwise func(http.ResponseWr
 			w.WriteHeader(http.StatusOK)
 		case strings.Contains(r.URL.Path, "/manifests/"):
 			w.Header().Set("Content-Type", tidelock.MediaTypeManifest)
-			w.Header().Set("Docker-Content-Digest", string(servertest.Digest(manifest)))
+			w.Header().Set("Docker-Content-Digest", string(tidelock.DigestOf(manifest)))
 			w.Write(manifest)
-		case strings.HasSuffix(r.URL.Path, string(servertest.Digest(layer))):
+		case strings.HasSuffix(r.URL.Path, string(tidelock.DigestOf(layer))):
 			w.Write(layer)
 		default:
 			w.WriteHeader(http.StatusNotFound)

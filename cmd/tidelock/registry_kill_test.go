@@ -314,8 +314,8 @@ func (w *killWorld) newPush(random *rand.Rand, tag *pushedTag) *preparedPush {
 	p := &preparedPush{tag: tag, config: config, layer: layer, chunked: random.IntN(2) == 0}
 	p.manifest = servertest.ManifestOf(config, layer)
 	p.attempt = &pushAttempt{
-		manifest: servertest.Digest(p.manifest), outcome: unanswered,
-		blobs: []tidelock.Digest{servertest.Digest(config), servertest.Digest(layer)},
+		manifest: tidelock.DigestOf(p.manifest), outcome: unanswered,
+		blobs: []tidelock.Digest{tidelock.DigestOf(config), tidelock.DigestOf(layer)},
 	}
 	tag.mu.Lock()
 	defer tag.mu.Unlock()
@@ -368,7 +368,7 @@ func putInPieces(ctx context.Context, c *servertest.OCI, image string, content [
 			continue
 		}
 		query := location.Query()
-		query.Set("digest", string(servertest.Digest(content)))
+		query.Set("digest", string(tidelock.DigestOf(content)))
 		location.RawQuery = query.Encode()
 		answer, err = c.Do(ctx, http.MethodPut, location.String(), nil)
 		want = http.StatusCreated
@@ -507,7 +507,7 @@ func (w *killWorld) read(path string) (bool, error) {
 	switch answer.Status {
 	case http.StatusOK:
 		want := path[strings.LastIndex(path, "/")+1:]
-		if got := servertest.Digest([]byte(answer.Body)); string(got) != want {
+		if got := tidelock.DigestOf([]byte(answer.Body)); string(got) != want {
 			return false, fmt.Errorf("%s is %s", path, got)
 		}
 		return true, nil

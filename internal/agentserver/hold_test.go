@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/artifact"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/registry"
 )
@@ -22,7 +21,7 @@ func (w *world) report(project tidelock.Project, reportType string, subject forg
 	const empty = "{}"
 	_, err := w.images.PutBlob(w.t.Context(), registry.Repo(project.ID, subject.Image), "", strings.NewReader(empty))
 	check(w.t, err)
-	part := descriptor{"application/vnd.oci.empty.v1+json", artifact.DigestOf([]byte(empty)), len(empty)}
+	part := descriptor{"application/vnd.oci.empty.v1+json", tidelock.DigestOf([]byte(empty)), len(empty)}
 	body, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": tidelock.MediaTypeManifest, "artifactType": reportType,
 		"config": part, "layers": []descriptor{part},

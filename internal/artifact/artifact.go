@@ -5,8 +5,6 @@
 package artifact
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -62,21 +60,14 @@ func New(layer Layer, from Source) (Image, error) {
 	manifest, err := json.Marshal(imageManifest{
 		SchemaVersion: 2,
 		MediaType:     tidelock.MediaTypeManifest,
-		Config:        descriptor{MediaType: tidelock.MediaTypeFluxConfig, Size: len(config), Digest: DigestOf(config)},
+		Config:        descriptor{MediaType: tidelock.MediaTypeFluxConfig, Size: len(config), Digest: tidelock.DigestOf(config)},
 		Layers:        []descriptor{{MediaType: tidelock.MediaTypeFluxContent, Size: len(layer.Content), Digest: layer.Digest}},
 		Annotations:   annotations,
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("write an image manifest: %w", err)
 	}
-	return Image{Config: config, Layer: layer.Content, Manifest: manifest, Digest: DigestOf(manifest)}, nil
-}
-
-// DigestOf is the digest of content under the algorithm that all registries
-// know.
-func DigestOf(content []byte) tidelock.Digest {
-	sum := sha256.Sum256(content)
-	return tidelock.Digest("sha256:" + hex.EncodeToString(sum[:]))
+	return Image{Config: config, Layer: layer.Content, Manifest: manifest, Digest: tidelock.DigestOf(manifest)}, nil
 }
 
 // imageManifest and imageConfig are those of the OCI image specification, as

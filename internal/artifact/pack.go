@@ -86,7 +86,7 @@ func Pack(files []File) (Layer, error) {
 	}
 	return Layer{
 		Content: content.Bytes(),
-		Digest:  DigestOf(content.Bytes()),
+		Digest:  tidelock.DigestOf(content.Bytes()),
 		DiffID:  tidelock.Digest("sha256:" + hex.EncodeToString(diff.Sum(nil))),
 	}, nil
 }

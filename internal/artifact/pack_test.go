@@ -163,7 +163,7 @@ func TestNewNamesItsParts(t *testing.T) {
 	if m.SchemaVersion != 2 || m.MediaType != tidelock.MediaTypeManifest {
 		t.Errorf("got version %d of %q", m.SchemaVersion, m.MediaType)
 	}
-	if m.Config.MediaType != tidelock.MediaTypeFluxConfig || m.Config.Digest != string(artifact.DigestOf(made.Config)) {
+	if m.Config.MediaType != tidelock.MediaTypeFluxConfig || m.Config.Digest != string(tidelock.DigestOf(made.Config)) {
 		t.Errorf("got config %+v", m.Config)
 	}
 	if len(m.Layers) != 1 || m.Layers[0].MediaType != tidelock.MediaTypeFluxContent ||

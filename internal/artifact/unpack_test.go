@@ -63,7 +63,7 @@ func zipped(t testing.TB, content []byte) []byte {
 }
 
 func part(content []byte) tidelock.Part {
-	return tidelock.Part{Digest: artifact.DigestOf(content), Size: int64(len(content))}
+	return tidelock.Part{Digest: tidelock.DigestOf(content), Size: int64(len(content))}
 }
 
 func unpack(content []byte, dir string) (artifact.Unpacked, error) {
@@ -257,9 +257,9 @@ func TestWrongLayer(t *testing.T) {
 		"one byte less":    {bytes.NewReader(content[:len(content)-1]), part(content), "is not what the manifest names"},
 		"one byte more":    {bytes.NewReader(append(bytes.Clone(content), 0)), part(content), "is not what the manifest names"},
 		"data without end": {io.MultiReader(bytes.NewReader(content), endless{}), part(content), "is not what the manifest names"},
-		"a smaller size":   {bytes.NewReader(content), tidelock.Part{Digest: artifact.DigestOf(content), Size: 10}, "is not what the manifest names"},
-		"a negative size":  {bytes.NewReader(content), tidelock.Part{Digest: artifact.DigestOf(content), Size: -1}, "larger than"},
-		"a huge size":      {endless{}, tidelock.Part{Digest: artifact.DigestOf(content), Size: 1 << 40}, "larger than"},
+		"a smaller size":   {bytes.NewReader(content), tidelock.Part{Digest: tidelock.DigestOf(content), Size: 10}, "is not what the manifest names"},
+		"a negative size":  {bytes.NewReader(content), tidelock.Part{Digest: tidelock.DigestOf(content), Size: -1}, "larger than"},
+		"a huge size":      {endless{}, tidelock.Part{Digest: tidelock.DigestOf(content), Size: 1 << 40}, "larger than"},
 		"no digest":        {bytes.NewReader(content), tidelock.Part{Size: int64(len(content))}, "is not a digest"},
 		"another hash":     {bytes.NewReader(content), tidelock.Part{Digest: "sha512:" + tidelock.Digest(strings.Repeat("a", 128)), Size: 1}, "only sha256"},
 		"a lost line":      {io.MultiReader(bytes.NewReader(content[:100]), iotest.ErrReader(cut)), part(content), cut.Error()},

@@ -41,7 +41,7 @@ func (p pusher) manifest(image, reference string, fields map[string]any) tideloc
 	}
 	manifest := map[string]any{
 		"schemaVersion": 2, "mediaType": tidelock.MediaTypeManifest, "layers": []any{},
-		"config": map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": servertest.Digest(config), "size": len(config)},
+		"config": map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": tidelock.DigestOf(config), "size": len(config)},
 	}
 	for name, value := range fields {
 		manifest[name] = value
@@ -50,7 +50,7 @@ func (p pusher) manifest(image, reference string, fields map[string]any) tideloc
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	digest := servertest.Digest(body)
+	digest := tidelock.DigestOf(body)
 	if reference == "" {
 		reference = string(digest)
 	}

@@ -304,7 +304,7 @@ func (j *job) publish(ctx context.Context, image artifact.Image, m forge.Manifes
 	}
 	name := registry.Repo(j.project.ID, m.Image)
 	for _, blob := range [][]byte{image.Config, image.Layer} {
-		part, err := j.Registry.PutBlob(ctx, name, artifact.DigestOf(blob), bytes.NewReader(blob))
+		part, err := j.Registry.PutBlob(ctx, name, tidelock.DigestOf(blob), bytes.NewReader(blob))
 		if err != nil {
 			return fmt.Errorf("store a blob of image %q: %w", m.Image, err)
 		}

@@ -61,7 +61,7 @@ func TestQuotaIsTakenOnce(t *testing.T) {
 	group.Wait()
 	// Nor does it take more in another image.
 	w.blob(project, "other", content)
-	if _, err := w.content.StatBlob(t.Context(), name, registry.DigestOf([]byte(content))); err != nil {
+	if _, err := w.content.StatBlob(t.Context(), name, tidelock.DigestOf([]byte(content))); err != nil {
 		t.Errorf("the layer is gone: %v", err)
 	}
 	w.mustPush(project, "app", content, "v1")

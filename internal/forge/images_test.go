@@ -149,7 +149,7 @@ func TestPushManifest(t *testing.T) {
 	}
 	for reference, want := range map[string]tidelock.Digest{"latest": moved.Digest, "main": a.Digest, string(a.Digest): a.Digest} {
 		got, body, err := w.Manifest(t.Context(), as(dev), project, "app", reference)
-		if err != nil || got.Digest != want || registry.DigestOf(body) != want {
+		if err != nil || got.Digest != want || tidelock.DigestOf(body) != want {
 			t.Errorf("manifest %s: got %s, %v, want %s", reference, got.Digest, err, want)
 		}
 	}

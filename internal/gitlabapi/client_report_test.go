@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/artifact"
 	"tidelock.dev/internal/forge"
 	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/signing"
@@ -207,7 +206,7 @@ func clientReports(t *testing.T, w *world) {
 	if tidelock.KindOf(err) != tidelock.Invalid {
 		t.Errorf("a signature of another artifact: %v, want it refused", err)
 	}
-	if artifact.DigestOf(body) != app.Digest {
+	if tidelock.DigestOf(body) != app.Digest {
 		t.Errorf("the artifact's manifest has changed")
 	}
 }

@@ -106,7 +106,7 @@ func TestUploadsOfOthers(t *testing.T) {
 	at := w.start(w.developer, "people/site")
 	w.want("patch", w.do(w.developer, "PATCH", at, strings.NewReader("hel")), http.StatusAccepted, "")
 	elsewhere := strings.Replace(at, "people/site", "people/other", 1)
-	digest := "?digest=" + string(registry.DigestOf([]byte("hello")))
+	digest := "?digest=" + string(tidelock.DigestOf([]byte("hello")))
 	for _, tt := range []struct {
 		name, token, path string
 		status            int
@@ -152,7 +152,7 @@ func TestContentRange(t *testing.T) {
 	patch("too long a number", "x", "99999999999999999999-99999999999999999999", 400, "BLOB_UPLOAD_INVALID", "")
 	w.want("another type", w.do(w.developer, "PATCH", at, strings.NewReader("x"), "Content-Type", "text/plain"), 400, "BLOB_UPLOAD_INVALID")
 	patch("the next", ", you", "5-9", 202, "", "0-9")
-	digest := string(registry.DigestOf([]byte("hello, you")))
+	digest := string(tidelock.DigestOf([]byte("hello, you")))
 	w.want("no digest", w.do(w.developer, "PUT", at, nil), 400, "DIGEST_INVALID")
 	w.want("half a digest", w.do(w.developer, "PUT", at+"?digest=sha256:abc", nil), 400, "DIGEST_INVALID")
 	w.want("finish", w.do(w.developer, "PUT", at+"?digest="+digest, nil), 201, "")
@@ -163,13 +163,13 @@ func TestContentRange(t *testing.T) {
 
 func TestWrongDigest(t *testing.T) {
 	w := newWorld(t, options{})
-	digest := string(registry.DigestOf([]byte("hello")))
+	digest := string(tidelock.DigestOf([]byte("hello")))
 	w.want("at once", w.do(w.developer, "POST", "/v2/people/site/blobs/uploads/?digest="+digest, strings.NewReader("hullo")), 400, "DIGEST_INVALID")
 	at := w.start(w.developer, "people/site")
 	w.want("in the end", w.do(w.developer, "PUT", at+"?digest="+digest, strings.NewReader("hullo")), 400, "DIGEST_INVALID")
 	w.want("and the upload is gone", w.do(w.developer, "GET", at, nil), 404, "BLOB_UPLOAD_UNKNOWN")
 	w.want("nothing is kept", w.do(w.developer, "HEAD", "/v2/people/site/blobs/"+digest, nil), 404, "")
-	w.want("nor under what it is", w.do(w.developer, "HEAD", "/v2/people/site/blobs/"+string(registry.DigestOf([]byte("hullo"))), nil), 404, "")
+	w.want("nor under what it is", w.do(w.developer, "HEAD", "/v2/people/site/blobs/"+string(tidelock.DigestOf([]byte("hullo"))), nil), 404, "")
 }
 
 // What may not be read cannot be mounted, and whoever tries learns nothing.
@@ -233,7 +233,7 @@ func TestLimits(t *testing.T) {
 		w.want("half", w.do(w.developer, "PATCH", at, strings.NewReader(big[:500])), 202, "")
 	}
 	w.want("one byte more", w.do(w.developer, "PATCH", at, strings.NewReader("x")), 413, "SIZE_INVALID")
-	w.want("at once", w.do(w.developer, "POST", "/v2/people/site/blobs/uploads/?digest="+string(registry.DigestOf([]byte(big))), strings.NewReader(big)), 413, "SIZE_INVALID")
+	w.want("at once", w.do(w.developer, "POST", "/v2/people/site/blobs/uploads/?digest="+string(tidelock.DigestOf([]byte(big))), strings.NewReader(big)), 413, "SIZE_INVALID")
 
 	manifests := "/v2/people/site/manifests/latest"
 	huge := bytes.Repeat([]byte(" "), registry.MaxManifest+1)
@@ -303,7 +303,7 @@ func TestBadManifests(t *testing.T) {
 	}
 	got := put("latest", tidelock.MediaTypeManifest+"; charset=utf-8", good)
 	w.want("with a parameter", got, 201, "")
-	if want := "/v2/people/site/manifests/" + string(registry.DigestOf(good)); got.header.Get("Location") != want {
+	if want := "/v2/people/site/manifests/" + string(tidelock.DigestOf(good)); got.header.Get("Location") != want {
 		t.Errorf("got location %q, want %q", got.header.Get("Location"), want)
 	}
 }
@@ -311,7 +311,7 @@ func TestBadManifests(t *testing.T) {
 func TestDelete(t *testing.T) {
 	w := newWorld(t, options{})
 	sum := w.pushArtifact(w.developer, "people/site", "latest", "layer")
-	layer := string(registry.DigestOf([]byte("layer")))
+	layer := string(tidelock.DigestOf([]byte("layer")))
 	for _, path := range []string{"manifests/latest", "manifests/" + string(sum), "blobs/" + layer} {
 		path = "/v2/people/site/" + path
 		w.want("by a reporter", w.do(w.reporter, "DELETE", path, nil), 403, "DENIED")
@@ -373,7 +373,7 @@ func TestReferrersInPages(t *testing.T) {
 		m["annotations"] = map[string]string{"n": strings.Repeat(fmt.Sprint(i), 100)}
 		body, err := json.Marshal(m)
 		must(t, err)
-		got := w.do(w.developer, "PUT", "/v2/people/site/manifests/"+string(registry.DigestOf(body)), bytes.NewReader(body), "Content-Type", tidelock.MediaTypeManifest)
+		got := w.do(w.developer, "PUT", "/v2/people/site/manifests/"+string(tidelock.DigestOf(body)), bytes.NewReader(body), "Content-Type", tidelock.MediaTypeManifest)
 		w.want("attach", got, 201, "")
 		if got.header.Get("Oci-Subject") != string(subject) {
 			t.Errorf("got headers %v", got.header)

@@ -224,7 +224,7 @@ func (w *world) want(what string, got answer, status int, code string) {
 // push puts a blob into an image and returns its digest.
 func (w *world) push(token, image, content string) string {
 	w.t.Helper()
-	digest := string(registry.DigestOf([]byte(content)))
+	digest := string(tidelock.DigestOf([]byte(content)))
 	got := w.do(token, "POST", "/v2/"+image+"/blobs/uploads/?digest="+digest, strings.NewReader(content))
 	w.want("push a blob to "+image, got, http.StatusCreated, "")
 	return digest
@@ -233,7 +233,7 @@ func (w *world) push(token, image, content string) string {
 // manifest is one of an image, with a config and layers that are blobs.
 func manifest(layers ...string) []byte {
 	descriptor := func(mediaType, content string) map[string]any {
-		return map[string]any{"mediaType": mediaType, "digest": registry.DigestOf([]byte(content)), "size": len(content)}
+		return map[string]any{"mediaType": mediaType, "digest": tidelock.DigestOf([]byte(content)), "size": len(content)}
 	}
 	list := []any{}
 	for _, l := range layers {
@@ -258,7 +258,7 @@ func (w *world) pushArtifact(token, image, reference string, layers ...string) t
 	body := manifest(layers...)
 	got := w.do(token, "PUT", "/v2/"+image+"/manifests/"+reference, bytes.NewReader(body), "Content-Type", tidelock.MediaTypeManifest)
 	w.want(fmt.Sprintf("push %s:%s", image, reference), got, http.StatusCreated, "")
-	return registry.DigestOf(body)
+	return tidelock.DigestOf(body)
 }
 
 // bearer asks for a token with scopes as clients do.

@@ -141,8 +141,8 @@ func FuzzParseManifest(f *testing.F) {
 			}
 			return
 		}
-		if artifact.Digest != registry.DigestOf(body) || artifact.Size != int64(len(body)) {
-			t.Errorf("%s of %d bytes, want %s of %d", artifact.Digest, artifact.Size, registry.DigestOf(body), len(body))
+		if artifact.Digest != tidelock.DigestOf(body) || artifact.Size != int64(len(body)) {
+			t.Errorf("%s of %d bytes, want %s of %d", artifact.Digest, artifact.Size, tidelock.DigestOf(body), len(body))
 		}
 		var theirs []v1.Descriptor
 		var subject *v1.Descriptor

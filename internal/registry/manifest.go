@@ -35,9 +35,6 @@ var (
 	indexTypes = []string{tidelock.MediaTypeIndex, mediaTypeDockerList}
 )
 
-// ManifestTypes are the media types of the manifests that are taken.
-func ManifestTypes() []string { return slices.Concat(imageTypes, indexTypes) }
-
 // validMediaType is what RFC 6838 allows, without parameters.
 var validMediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
 
@@ -65,7 +62,7 @@ func ParseManifest(mediaType string, body []byte) (tidelock.Artifact, error) {
 	if p.err != nil {
 		return tidelock.Artifact{}, p.err
 	}
-	a.Digest, a.Size = DigestOf(body), int64(len(body))
+	a.Digest, a.Size = tidelock.DigestOf(body), int64(len(body))
 	return a, nil
 }
 
@@ -150,7 +147,7 @@ func (p *parser) manifest(given string) (a tidelock.Artifact) {
 			a.Parts[i].Manifest = slices.Contains(imageTypes, part.MediaType) || slices.Contains(indexTypes, part.MediaType)
 		}
 	default:
-		p.fail("is of the media type %.100q, which is not one of %s", given, ManifestTypes())
+		p.fail("is of the media type %.100q, which is not one of %s", given, slices.Concat(imageTypes, indexTypes))
 	}
 	if p.has("subject") {
 		a.Subject = p.descriptor("subject", p.fields["subject"]).Digest

@@ -247,7 +247,7 @@ func (r *Registry) RemoveBlob(ctx context.Context, name Name, digest tidelock.Di
 // PutManifest stores a manifest of an image under the SHA-256 of its bytes,
 // which it returns once they have reached the disk.
 func (r *Registry) PutManifest(ctx context.Context, name Name, mediaType string, body []byte) (tidelock.Digest, error) {
-	digest := DigestOf(body)
+	digest := tidelock.DigestOf(body)
 	return digest, r.PutManifestAs(ctx, name, digest, mediaType, body)
 }
 

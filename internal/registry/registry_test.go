@@ -85,7 +85,7 @@ func sha512Of(text string) tidelock.Digest {
 func TestBlobsBelongToImages(t *testing.T) {
 	r, _ := open(t)
 	site, other := registry.Repo(1, ""), registry.Repo(1, "other")
-	for _, want := range []tidelock.Digest{"", registry.DigestOf([]byte("hello")), sha512Of("hello")} {
+	for _, want := range []tidelock.Digest{"", tidelock.DigestOf([]byte("hello")), sha512Of("hello")} {
 		part, err := r.PutBlob(t.Context(), site, want, strings.NewReader("hello"))
 		if err != nil || part.Size != 5 || want != "" && part.Digest != want {
 			t.Fatalf("put %q: got %+v, %v", want, part, err)
@@ -98,7 +98,7 @@ func TestBlobsBelongToImages(t *testing.T) {
 		_, _, err = r.Manifest(t.Context(), site, part.Digest)
 		wantCode(t, "a blob as a manifest", err, registry.ManifestUnknown)
 	}
-	digest := registry.DigestOf([]byte("hello"))
+	digest := tidelock.DigestOf([]byte("hello"))
 	_, err := r.Mount(t.Context(), registry.Repo(2, ""), other, digest)
 	wantCode(t, "mount from where it is not", err, registry.BlobUnknown)
 	if size, err := r.Mount(t.Context(), other, site, digest); err != nil || size != 5 {
@@ -120,7 +120,7 @@ func TestBlobsBelongToImages(t *testing.T) {
 func TestWrongContentIsNotKept(t *testing.T) {
 	r, dir := open(t, func(c *registry.Config) { c.MaxBlob = 10 })
 	site := registry.Repo(1, "")
-	digest := registry.DigestOf([]byte("hello"))
+	digest := tidelock.DigestOf([]byte("hello"))
 	for name, tc := range map[string]struct {
 		want    tidelock.Digest
 		content io.Reader
@@ -192,7 +192,7 @@ func TestUploadInPieces(t *testing.T) {
 	if err != nil || again != u {
 		t.Fatalf("got %v, %v", again, err)
 	}
-	part, err := u.Commit(t.Context(), registry.DigestOf([]byte("hello")))
+	part, err := u.Commit(t.Context(), tidelock.DigestOf([]byte("hello")))
 	if err != nil || part.Size != 5 || content(t, r, site, part.Digest) != "hello" {
 		t.Errorf("got %+v, %v", part, err)
 	}
@@ -301,7 +301,7 @@ func TestManifests(t *testing.T) {
 	site := registry.Repo(1, "site")
 	for range 2 {
 		digest, err := r.PutManifest(t.Context(), site, tidelock.MediaTypeIndex, []byte(manifest))
-		if err != nil || digest != registry.DigestOf([]byte(manifest)) {
+		if err != nil || digest != tidelock.DigestOf([]byte(manifest)) {
 			t.Fatalf("got %s, %v", digest, err)
 		}
 		mediaType, body, err := r.Manifest(t.Context(), site, digest)
@@ -309,7 +309,7 @@ func TestManifests(t *testing.T) {
 			t.Fatalf("got %s %s, %v", mediaType, body, err)
 		}
 	}
-	digest := registry.DigestOf([]byte(manifest))
+	digest := tidelock.DigestOf([]byte(manifest))
 	_, _, err := r.Manifest(t.Context(), registry.Repo(1, ""), digest)
 	wantCode(t, "another image's", err, registry.ManifestUnknown)
 	_, err = r.StatBlob(t.Context(), site, digest)
@@ -320,7 +320,7 @@ func TestManifests(t *testing.T) {
 	if _, body, err := r.Manifest(t.Context(), site, sha512Of(manifest)); err != nil || string(body) != manifest {
 		t.Errorf("by SHA-512: got %s, %v", body, err)
 	}
-	wantCode(t, "a wrong digest", r.PutManifestAs(t.Context(), site, registry.DigestOf([]byte("x")), "", []byte(manifest)), registry.DigestInvalid)
+	wantCode(t, "a wrong digest", r.PutManifestAs(t.Context(), site, tidelock.DigestOf([]byte("x")), "", []byte(manifest)), registry.DigestInvalid)
 	if err := r.RemoveManifest(t.Context(), site, digest); err != nil {
 		t.Fatal(err)
 	}

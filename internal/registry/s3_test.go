@@ -31,7 +31,7 @@ func TestS3(t *testing.T) {
 	rand.NewChaCha8([32]byte{}).Read(random)
 	for _, size := range []int{0, 1, 5 << 20, 10<<20 + 1, len(random)} {
 		want := random[:size]
-		part, err := r.PutBlob(t.Context(), site, registry.DigestOf(want), bytes.NewReader(want))
+		part, err := r.PutBlob(t.Context(), site, tidelock.DigestOf(want), bytes.NewReader(want))
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
@@ -52,7 +52,7 @@ func TestS3(t *testing.T) {
 		}
 		want = append(want, piece...)
 	}
-	part, err := u.Commit(t.Context(), registry.DigestOf(want))
+	part, err := u.Commit(t.Context(), tidelock.DigestOf(want))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestS3(t *testing.T) {
 		t.Error(err)
 	}
 
-	_, err = r.PutBlob(t.Context(), site, registry.DigestOf([]byte("x")), bytes.NewReader(random))
+	_, err = r.PutBlob(t.Context(), site, tidelock.DigestOf([]byte("x")), bytes.NewReader(random))
 	wantCode(t, "a wrong digest", err, registry.DigestInvalid)
 	if u, err = r.StartUpload(t.Context(), site, "ada", ""); err != nil {
 		t.Fatal(err)

@@ -436,6 +436,3 @@ func sumOf(algorithm string, body []byte) tidelock.Digest {
 	sum.Write(body)
 	return tidelock.Digest(algorithm + ":" + hex.EncodeToString(sum.Sum(nil)))
 }
-
-// DigestOf is the digest of content, by SHA-256.
-func DigestOf(content []byte) tidelock.Digest { return sumOf(sha256Name, content) }

@@ -180,12 +180,12 @@ func TestH13BadManifests(t *testing.T) {
 		return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
 			tidelock.MediaTypeIndex, tidelock.MediaTypeManifest, digest, size)
 	}
-	w.wantRefused("an index of what is missing", w.put("bad", tidelock.MediaTypeIndex, index(servertest.Digest(absent), 7)), "MANIFEST_BLOB_UNKNOWN")
-	w.wantRefused("an index of a blob", w.put("bad", tidelock.MediaTypeIndex, index(servertest.Digest(w.layer), len(w.layer))), "MANIFEST_BLOB_UNKNOWN")
+	w.wantRefused("an index of what is missing", w.put("bad", tidelock.MediaTypeIndex, index(tidelock.DigestOf(absent), 7)), "MANIFEST_BLOB_UNKNOWN")
+	w.wantRefused("an index of a blob", w.put("bad", tidelock.MediaTypeIndex, index(tidelock.DigestOf(w.layer), len(w.layer))), "MANIFEST_BLOB_UNKNOWN")
 	body := servertest.ManifestOf([]byte("{}"), w.layer)
 	w.wantRefused("a size that is not the blob's", w.put("bad", tidelock.MediaTypeManifest,
 		bytes.Replace(body, fmt.Appendf(nil, `"size":%d`, len(w.layer)), []byte(`"size":1`), 1)), "MANIFEST_INVALID")
-	w.wantRefused("another digest than the body's", w.put(string(servertest.Digest(absent)), tidelock.MediaTypeManifest, body), "DIGEST_INVALID")
+	w.wantRefused("another digest than the body's", w.put(string(tidelock.DigestOf(absent)), tidelock.MediaTypeManifest, body), "DIGEST_INVALID")
 	w.wantRefused("an image sent as an index", w.put("bad", tidelock.MediaTypeIndex, body), "MANIFEST_INVALID")
 	w.wantRefused("an image with manifests", w.put("bad", tidelock.MediaTypeManifest,
 		bytes.Replace(body, []byte(`"layers"`), []byte(`"manifests":[],"layers"`), 1)), "MANIFEST_INVALID")
@@ -218,7 +218,7 @@ func TestH13WrongDigest(t *testing.T) {
 	before := w.stored()
 	content := []byte("not what the digest says")
 	for _, digest := range []string{
-		string(servertest.Digest([]byte("other"))), "sha256:abc", "md5:" + strings.Repeat("0", 32), "sha256:../../../../etc/passwd", "",
+		string(tidelock.DigestOf([]byte("other"))), "sha256:abc", "md5:" + strings.Repeat("0", 32), "sha256:../../../../etc/passwd", "",
 		"SHA256:" + strings.Repeat("0", 64), "sha512:" + strings.Repeat("0", 128),
 	} {
 		started := w.do(w.root, http.MethodPost, w.image+"/blobs/uploads/", nil)
@@ -233,7 +233,7 @@ func TestH13WrongDigest(t *testing.T) {
 		w.wantRefused(fmt.Sprintf("the digest %q", digest), got, "DIGEST_INVALID")
 		w.do(w.root, http.MethodDelete, location.String(), nil) // some refusals leave the upload as it was
 	}
-	if got := w.do(w.root, http.MethodHead, w.image+"/blobs/"+string(servertest.Digest(content)), nil); got.Status != http.StatusNotFound {
+	if got := w.do(w.root, http.MethodHead, w.image+"/blobs/"+string(tidelock.DigestOf(content)), nil); got.Status != http.StatusNotFound {
 		t.Errorf("what was refused is there: %d", got.Status)
 	}
 	if after := w.stored(); after != before {
@@ -249,7 +249,7 @@ func TestH13AcrossProjects(t *testing.T) {
 	theirs := w.OCI("stranger", stranger.Token)
 	own := w.Project("theirs/own", tidelock.Private)
 	own.Member(stranger, tidelock.Maintainer)
-	layer := string(servertest.Digest(w.layer))
+	layer := string(tidelock.DigestOf(w.layer))
 
 	for _, who := range []*servertest.OCI{theirs, w.OCI("", "")} {
 		for _, path := range []string{"/blobs/" + layer, "/manifests/latest", "/manifests/" + string(w.digest), "/tags/list", "/referrers/" + string(w.digest)} {
@@ -312,9 +312,9 @@ func TestH13Bypass(t *testing.T) {
 	} {
 		for _, act := range []struct{ method, path string }{
 			{http.MethodDelete, "/manifests/extra"}, {http.MethodDelete, "/manifests/" + string(extra)},
-			{http.MethodDelete, "/blobs/" + string(servertest.Digest([]byte("extra")))},
+			{http.MethodDelete, "/blobs/" + string(tidelock.DigestOf([]byte("extra")))},
 			{http.MethodPost, "/blobs/uploads/"},
-			{http.MethodPost, "/blobs/uploads/?mount=" + string(servertest.Digest(w.layer)) + "&from=" + w.image},
+			{http.MethodPost, "/blobs/uploads/?mount=" + string(tidelock.DigestOf(w.layer)) + "&from=" + w.image},
 		} {
 			w.wantRefused(what+": "+act.method+" "+act.path, w.do(who, act.method, w.image+act.path, nil), "")
 		}
@@ -600,7 +600,7 @@ func TestH13Quota(t *testing.T) {
 	w.push(w.root, w.image, "warm", []byte("so that there is a token for pushes"))
 	before := w.stored()
 	const huge = 1 << 30
-	digest := string(servertest.Digest([]byte("nobody reads so far")))
+	digest := string(tidelock.DigestOf([]byte("nobody reads so far")))
 	for name, send := range map[string]func(*zeros, string) (servertest.Response, error){
 		"one request": func(body *zeros, _ string) (servertest.Response, error) {
 			return w.root.Do(t.Context(), http.MethodPost, w.image+"/blobs/uploads/?digest="+digest, io.NopCloser(body), "Content-Type", "application/octet-stream")
@@ -663,7 +663,7 @@ func TestH13Quota(t *testing.T) {
 // What an operator watches of the registry is counted.
 func TestRegistryMetrics(t *testing.T) {
 	w := newRegistryWorld(t, func(c *server.Config) { c.RegistryQuota = 1 << 20 })
-	w.do(w.root, http.MethodGet, w.image+"/blobs/"+string(servertest.Digest(w.layer)), nil)
+	w.do(w.root, http.MethodGet, w.image+"/blobs/"+string(tidelock.DigestOf(w.layer)), nil)
 	if _, err := w.root.PutBlob(t.Context(), w.image, make([]byte, 2<<20)); err == nil {
 		t.Error("a layer over the quota was taken")
 	}
@@ -710,8 +710,8 @@ func TestH13ManyReferrers(t *testing.T) {
 	for i := range n {
 		body := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":"application/vnd.test","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
 			`"subject":{"mediaType":%q,"digest":%q,"size":%d},"annotations":{"n":"%d","filler":%q}}`,
-			tidelock.MediaTypeManifest, servertest.Digest([]byte("{}")), tidelock.MediaTypeManifest, w.digest, len(subject), i, filler)
-		digest := string(servertest.Digest(body))
+			tidelock.MediaTypeManifest, tidelock.DigestOf([]byte("{}")), tidelock.MediaTypeManifest, w.digest, len(subject), i, filler)
+		digest := string(tidelock.DigestOf(body))
 		if got := w.put(digest, tidelock.MediaTypeManifest, body); got.Status != http.StatusCreated {
 			t.Fatalf("attach %d: got %d %.500s", i, got.Status, got.Body)
 		}

@@ -45,7 +45,7 @@ func TestBackupHasImages(t *testing.T) {
 	for path, want := range map[string]string{
 		"team/site/web/manifests/1.0.0":                                         string(servertest.ManifestOf([]byte("{}"), []byte("the layer"))),
 		"team/site/web/manifests/" + string(digest):                             string(servertest.ManifestOf([]byte("{}"), []byte("the layer"))),
-		"team/site/web/blobs/" + string(servertest.Digest([]byte("the layer"))): "the layer",
+		"team/site/web/blobs/" + string(tidelock.DigestOf([]byte("the layer"))): "the layer",
 	} {
 		got, err := client.Do(t.Context(), http.MethodGet, path, nil)
 		if err != nil || got.Status != http.StatusOK || got.Body != want {

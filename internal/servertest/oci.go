@@ -3,8 +3,6 @@ package servertest
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -66,13 +64,6 @@ func (c *OCI) Do(ctx context.Context, method, path string, body io.Reader, heade
 	c.tokens[image] = token
 	c.mu.Unlock()
 	return c.send(ctx, method, path, token, body, header)
-}
-
-// Forget makes the client ask for new tokens.
-func (c *OCI) Forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.tokens)
 }
 
 var (
@@ -150,12 +141,6 @@ func (c *OCI) Token(ctx context.Context, challenge string) (string, Response, er
 	return given.Token, Response{}, nil
 }
 
-// Digest is the digest of content.
-func Digest(content []byte) tidelock.Digest {
-	sum := sha256.Sum256(content)
-	return tidelock.Digest("sha256:" + hex.EncodeToString(sum[:]))
-}
-
 // PutBlob uploads a blob, unless the registry has it. An answer other than 201
 // is returned as it is, with an error.
 func (c *OCI) PutBlob(ctx context.Context, image string, content []byte) (Response, error) {
@@ -168,7 +153,7 @@ func (c *OCI) PutBlob(ctx context.Context, image string, content []byte) (Respon
 		return started, err
 	}
 	query := location.Query()
-	query.Set("digest", string(Digest(content)))
+	query.Set("digest", string(tidelock.DigestOf(content)))
 	location.RawQuery = query.Encode()
 	put, err := c.Do(ctx, http.MethodPut, location.String(), bytes.NewReader(content), "Content-Type", "application/octet-stream")
 	if err != nil || put.Status != http.StatusCreated {
@@ -209,7 +194,7 @@ func (c *OCI) Push(ctx context.Context, image, tag string, layer []byte) (tidelo
 	if err != nil || answer.Status != http.StatusCreated {
 		answer, err = refusal("push a manifest", answer, err)
 	}
-	return Digest(body), answer, err
+	return tidelock.DigestOf(body), answer, err
 }
 
 // ManifestOf is the manifest of an artifact as Flux makes them.
@@ -224,9 +209,9 @@ func ManifestOf(config []byte, layers ...[]byte) []byte {
 		MediaType     string       `json:"mediaType"`
 		Config        descriptor   `json:"config"`
 		Layers        []descriptor `json:"layers"`
-	}{2, tidelock.MediaTypeManifest, descriptor{tidelock.MediaTypeFluxConfig, Digest(config), len(config)}, []descriptor{}}
+	}{2, tidelock.MediaTypeManifest, descriptor{tidelock.MediaTypeFluxConfig, tidelock.DigestOf(config), len(config)}, []descriptor{}}
 	for _, layer := range layers {
-		manifest.Layers = append(manifest.Layers, descriptor{tidelock.MediaTypeFluxContent, Digest(layer), len(layer)})
+		manifest.Layers = append(manifest.Layers, descriptor{tidelock.MediaTypeFluxContent, tidelock.DigestOf(layer), len(layer)})
 	}
 	body, err := json.Marshal(manifest)
 	if err != nil {

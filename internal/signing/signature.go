@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -95,7 +94,7 @@ func (s *Signer) Sign(image string, subject tidelock.Artifact, present []byte) (
 	}
 	m.Subject = &descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
 	layer := descriptor{
-		MediaType: MediaTypePayload, Digest: digestOf(body), Size: int64(len(body)),
+		MediaType: MediaTypePayload, Digest: tidelock.DigestOf(body), Size: int64(len(body)),
 		Annotations: map[string]string{AnnotationSignature: base64.StdEncoding.EncodeToString(signed)},
 	}
 	repeats := func(d descriptor) bool {
@@ -103,7 +102,7 @@ func (s *Signer) Sign(image string, subject tidelock.Artifact, present []byte) (
 	}
 	if slices.ContainsFunc(m.Layers, repeats) && present != nil {
 		return Signature{
-			Tag: Tag(subject.Digest), MediaType: m.MediaType, Manifest: present, Digest: digestOf(present),
+			Tag: Tag(subject.Digest), MediaType: m.MediaType, Manifest: present, Digest: tidelock.DigestOf(present),
 			Blobs: []Blob{{layer.Digest, body}},
 		}, nil
 	}
@@ -121,13 +120,13 @@ func (s *Signer) Sign(image string, subject tidelock.Artifact, present []byte) (
 	if err != nil {
 		return Signature{}, fmt.Errorf("encode the config of a signature: %w", err)
 	}
-	m.Config = descriptor{MediaType: mediaTypeConfig, Digest: digestOf(configBody), Size: int64(len(configBody))}
+	m.Config = descriptor{MediaType: mediaTypeConfig, Digest: tidelock.DigestOf(configBody), Size: int64(len(configBody))}
 	manifestBody, err := json.Marshal(m)
 	if err != nil {
 		return Signature{}, fmt.Errorf("encode the manifest of a signature: %w", err)
 	}
 	return Signature{
-		Tag: Tag(subject.Digest), MediaType: m.MediaType, Manifest: manifestBody, Digest: digestOf(manifestBody),
+		Tag: Tag(subject.Digest), MediaType: m.MediaType, Manifest: manifestBody, Digest: tidelock.DigestOf(manifestBody),
 		Blobs: []Blob{{layer.Digest, body}, {m.Config.Digest, configBody}},
 	}, nil
 }
@@ -136,11 +135,6 @@ func goodSignature(key *ecdsa.PublicKey, body []byte, text string) bool {
 	signature, err := base64.StdEncoding.Strict().DecodeString(text)
 	sum := sha256.Sum256(body)
 	return err == nil && ecdsa.VerifyASN1(key, sum[:], signature)
-}
-
-func digestOf(body []byte) tidelock.Digest {
-	sum := sha256.Sum256(body)
-	return tidelock.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
 // The JSON of a signature. The order of the fields is that of cosign.

@@ -103,7 +103,7 @@ func payloadOf(ctx context.Context, layer descriptor, fetch Fetch) ([]byte, erro
 	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, fmt.Errorf("read what was signed: %w", err)
 	}
-	if int64(len(body)) != layer.Size || digestOf(body) != layer.Digest {
+	if int64(len(body)) != layer.Size || tidelock.DigestOf(body) != layer.Digest {
 		return nil, fmt.Errorf("what was signed is not what %s names", layer.Digest)
 	}
 	return body, nil

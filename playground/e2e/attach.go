@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/artifact"
 	"tidelock.dev/internal/signing"
 )
 
@@ -31,7 +30,7 @@ func (i *Image) TryPushRaw(tag string, manifest []byte, blobs ...[]byte) error {
 		}
 	}
 	if tag == "" {
-		return i.pusher.Push(ctx, i.repo.Digest(string(artifact.DigestOf(manifest))), rawManifest(manifest))
+		return i.pusher.Push(ctx, i.repo.Digest(string(tidelock.DigestOf(manifest))), rawManifest(manifest))
 	}
 	return i.pusher.Push(ctx, i.repo.Tag(tag), rawManifest(manifest))
 }
@@ -63,8 +62,8 @@ func (i *Image) Attach(reportType, text string, a Artifact) {
 	report, empty, subject := []byte(text), []byte("{}"), i.Subject(a)
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": tidelock.MediaTypeManifest, "artifactType": reportType,
-		"config":  descriptor{"application/vnd.oci.empty.v1+json", artifact.DigestOf(empty), int64(len(empty))},
-		"layers":  []descriptor{{reportType, artifact.DigestOf(report), int64(len(report))}},
+		"config":  descriptor{"application/vnd.oci.empty.v1+json", tidelock.DigestOf(empty), int64(len(empty))},
+		"layers":  []descriptor{{reportType, tidelock.DigestOf(report), int64(len(report))}},
 		"subject": descriptor{subject.MediaType, subject.Digest, subject.Size},
 	})
 	if err != nil {

@@ -92,7 +92,7 @@ func (f *Forge) Chart(name, version string) Artifact {
 	const layerType = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": tidelock.MediaTypeManifest,
-		"config": map[string]any{"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": artifact.DigestOf(config), "size": len(config)},
+		"config": map[string]any{"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": tidelock.DigestOf(config), "size": len(config)},
 		"layers": []any{map[string]any{"mediaType": layerType, "digest": packed.Digest, "size": len(packed.Content)}},
 	})
 	if err != nil {
@@ -120,7 +120,7 @@ func (f *Forge) artifact(c content) Artifact {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return Artifact{string(artifact.DigestOf(c.manifest)), image}
+	return Artifact{string(tidelock.DigestOf(c.manifest)), image}
 }
 
 // content is an image of one layer, as its bytes are.
