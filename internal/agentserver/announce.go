@@ -623,6 +623,9 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 	if src.answer(w) {
 		out = append(out, resolution(src.id, w))
 	}
+	if src.overtaken(w) {
+		src.told, src.goal = false, tidelock.Goal{}
+	}
 	if !src.due(w) || (a.server.DisableResync && it.why != event) {
 		return out
 	}

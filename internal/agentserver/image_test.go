@@ -112,6 +112,53 @@ func TestAnnounceOnPushOfAnArtifact(t *testing.T) {
 	a.quiet() // another tag, another image
 }
 
+// TestTagMovesBack tells of an artifact again that was told before, once Flux
+// had another one in between that it found by itself.
+func TestTagMovesBack(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	r := w.register("a")
+	src := imageSource(appID, site, "", nil)
+	c := w.connect(r, "one")
+	a := c.announce(src)
+	a.served(appID, site.ID)
+	a.quiet()
+	// reach has Flux arrive at an artifact, announced or not.
+	reach := func(digest tidelock.Digest, number int64, last tidelock.Digest) {
+		src = has(src, "latest@"+string(digest), number, last)
+		a.say(&agentrpc.SourceChange{Upserts: []*agentrpc.Source{src}})
+	}
+	converge := func(m *agentrpc.Announcement) {
+		reach(tidelock.Digest(m.GetDigest()), m.GetNumber(), tidelock.Digest(m.GetDigest()))
+		a.progress(&agentrpc.Progress{SourceId: appID, Number: m.GetNumber(), State: agentrpc.Progress_STATE_CONVERGED})
+		w.awaitState(r.ID, appID, m.GetNumber(), tidelock.Converged)
+	}
+	first := w.artifact(site, "", "one", "latest")
+	converge(a.wantsDigest(appID, first))
+
+	// While the agent was away the tag moved, and Flux found that.
+	c.tunnel.Close("away")
+	a.ends()
+	second := w.artifact(site, "", "two", "latest")
+	src = has(src, "latest@"+string(second), 1, first)
+	c = w.connect(r, "one")
+	a = c.announce(src)
+	a.served(appID, site.ID)
+	a.quiet()
+	w.artifact(site, "", "one", "latest")
+	converge(a.wantsDigest(appID, first))
+
+	// It moved there and back, and Flux stayed where it was in between.
+	c.tunnel.Close("away")
+	a.ends()
+	src = has(src, "latest@"+string(second), 2, first)
+	a = w.connect(r, "one").announce(src)
+	a.served(appID, site.ID)
+	if m := a.wantsDigest(appID, first); m.GetNumber() != 3 {
+		t.Errorf("heard %v", m)
+	}
+}
+
 // TestAnnounceByTagRule pushes to one image what each rule wants, and what it
 // does not.
 func TestAnnounceByTagRule(t *testing.T) {

@@ -115,6 +115,13 @@ func (s *source) due(w wanted) bool {
 	return !s.revision.Meets(w.head.Goal()) || s.unfinished()
 }
 
+// overtaken reports whether Flux came by itself to something else than what
+// was announced last. A tag that then moves back is to be announced again.
+func (s *source) overtaken(w wanted) bool {
+	return s.told && !s.goal.None() && !s.unfinished() && w.settled && !w.gone &&
+		!s.goal.Same(w.head.Goal()) && s.revision.Meets(w.head.Goal())
+}
+
 func (s *source) unfinished() bool { return s.record != nil && unfinished(s.record.State) }
 
 func unfinished(state tidelock.AnnouncementState) bool {
@@ -236,6 +243,10 @@ func (s *source) change(m *agentrpc.Source, path string, complete bool) {
 	s.number = max(s.number, last)
 	if s.record != nil && s.record.Number != s.number {
 		s.record = nil
+	}
+	if complete && s.told && s.record != nil && s.record.State == tidelock.Converged && !s.revision.None() && !s.revision.Meets(s.goal) {
+		// While nobody listened, Flux went on from there by itself.
+		s.told, s.goal = false, tidelock.Goal{}
 	}
 }
 
