@@ -408,6 +408,50 @@ func TestReferrersInPages(t *testing.T) {
 	w.want("an outsider", w.do(w.outsider, "GET", "/v2/people/site/referrers/"+string(subject), nil), 404, "NAME_UNKNOWN")
 }
 
+// However many are attached to one artifact, and however long they are, a page
+// of them is short and all pages together have each once.
+func TestManyReferrers(t *testing.T) {
+	w := newWorld(t, options{})
+	subject := w.pushArtifact(w.developer, "people/site", "latest", "layer")
+	const attached = 60
+	for i := range attached {
+		var m map[string]any
+		must(t, json.Unmarshal(manifest(), &m))
+		m["subject"] = map[string]any{"mediaType": tidelock.MediaTypeManifest, "digest": subject, "size": len(manifest("layer"))}
+		m["annotations"] = map[string]string{"n": strings.Repeat("x", 100_000) + fmt.Sprint(i)}
+		body, err := json.Marshal(m)
+		must(t, err)
+		got := w.do(w.developer, "PUT", "/v2/people/site/manifests/"+string(tidelock.DigestOf(body)), bytes.NewReader(body), "Content-Type", tidelock.MediaTypeManifest)
+		w.want("attach", got, 201, "")
+	}
+	found := map[string]bool{}
+	pages := 0
+	for path := "/v2/people/site/referrers/" + string(subject); path != ""; pages++ {
+		got := w.do(w.reporter, "GET", path, nil)
+		w.want(path, got, 200, "")
+		var index struct{ Manifests []struct{ Digest string } }
+		must(t, json.Unmarshal([]byte(got.body), &index))
+		if len(got.body) > 3<<20 || len(index.Manifests) == 0 || pages > attached {
+			t.Fatalf("page %d has %d bytes and %d of them", pages, len(got.body), len(index.Manifests))
+		}
+		for _, m := range index.Manifests {
+			if found[m.Digest] {
+				t.Errorf("%s is listed twice", m.Digest)
+			}
+			found[m.Digest] = true
+		}
+		path, _, _ = strings.Cut(strings.TrimPrefix(got.header.Get("Link"), "<"), ">")
+	}
+	if len(found) != attached || pages < 3 {
+		t.Errorf("%d pages had %d, want at least 3 with %d", pages, len(found), attached)
+	}
+	// A page after one that was deleted meanwhile goes on behind it.
+	got := w.do(w.reporter, "GET", "/v2/people/site/referrers/"+string(subject)+"?last=sha256:ffff", nil)
+	if got.status != 200 || !strings.Contains(got.body, `"manifests":[]`) {
+		t.Errorf("after the last: got %d with %d bytes", got.status, len(got.body))
+	}
+}
+
 func TestRequestsAreLimited(t *testing.T) {
 	w := newWorld(t, options{limits: limit.NewGuard(limit.Config{User: 5, Anonymous: 5, SignIn: 5})})
 	for name, token := range map[string]string{"user": w.developer, "nobody": "", "a guess": "glpat-wrong"} {
