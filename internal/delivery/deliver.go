@@ -197,7 +197,7 @@ func (j *job) application(ctx context.Context, v *gitrepo.View, app Application,
 		}
 		span.End()
 	}()
-	b := tidelock.Build{Application: app.Name, Image: app.Image, Push: j.head.Push}
+	b := tidelock.Build{Application: app.Name, Image: app.Image}
 	if version.tag != "" {
 		promoted, err := j.promote(ctx, v, app, version, &b)
 		if err != nil || promoted {
@@ -281,7 +281,7 @@ func (j *job) promote(ctx context.Context, v *gitrepo.View, app Application, ver
 			Image: app.Image, Tags: b.Tags, MediaType: mediaType, Body: body, Digest: old.Digest, Ref: j.head.Ref,
 		}, j.cause)
 		if tidelock.KindOf(err) == tidelock.Invalid {
-			*b = tidelock.Build{Application: app.Name, Image: app.Image, Push: j.head.Push}
+			*b = tidelock.Build{Application: app.Name, Image: app.Image}
 			continue // its files were collected as garbage since
 		}
 		return true, j.published(ctx, *b, err)
@@ -360,7 +360,7 @@ func (j *job) keep(b tidelock.Build) tidelock.Build {
 	if since.IsZero() || since.After(j.found) {
 		since = j.found
 	}
-	b.CreatedAt = time.Now()
+	b.Push, b.CreatedAt = j.head.Push, time.Now()
 	b.Duration = b.CreatedAt.Sub(since)
 	j.builds = append(j.builds, b)
 	return b

@@ -30,6 +30,7 @@ func newRepository(t *testing.T) repository {
 
 type build struct {
 	Ref, Commit, Application, Status, Image, Digest, Layer string
+	PushID                                                 int64 `json:"push_id"`
 	Tags                                                   []string
 	Findings                                               []struct {
 		Check, Level, Path, Message string
@@ -252,6 +253,9 @@ func TestMistakesAreShownAndNothingIsPublished(t *testing.T) {
 
 	broken := r.Push("main", ".tidelock/delivery.yaml", settings("cart", "shop")+"imagine: true\n", "apps/shop/a.yaml", strings.ReplaceAll(configMap, "value", "new"))
 	b := r.builds(main, broken, 1)[0]
+	if b.PushID == 0 {
+		t.Errorf("got no push of %+v", b)
+	}
 	if b.Status != "failed" || b.Application != "" || b.Findings[0].Line != 6 || b.Findings[0].Path != ".tidelock/delivery.yaml" {
 		t.Errorf("got %+v", b)
 	}
