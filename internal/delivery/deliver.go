@@ -382,13 +382,17 @@ func summary(findings []tidelock.Finding) string {
 	return text
 }
 
+// statusName is that of the status of delivery.yaml, and with "/" and a name
+// that of an application's.
+const statusName = "delivery"
+
 // post says on the commit how an application stands; "" is delivery.yaml.
 func (j *job) post(ctx context.Context, application string, state tidelock.StatusState, text string) error {
 	const limit = 255 // characters, GitLab's
 	if runes := []rune(text); len(runes) > limit {
 		text = string(runes[:limit-1]) + "…"
 	}
-	name := "delivery"
+	name := statusName
 	if application != "" {
 		name += "/" + application
 	}

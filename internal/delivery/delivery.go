@@ -159,7 +159,7 @@ func (p *Packer) look(ctx context.Context) {
 		return
 	}
 	for _, h := range heads {
-		p.queue.add(h.Project)
+		p.queue.addCut(h.Project)
 	}
 }
 
@@ -178,9 +178,15 @@ func (p *Packer) deliverProject(ctx context.Context, id tidelock.ProjectID) erro
 		return fmt.Errorf("read project %d: %w", id, err)
 	}
 	var failed error
+	cut := p.queue.wasCut(id)
 	for _, h := range heads {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if cut {
+			if err := p.Forge.AbandonOwnStatuses(ctx, project, h, statusName, "a newer commit took its place"); err != nil {
+				return err
+			}
 		}
 		if err := p.deliverHead(ctx, project, h); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("deliver %s of project %d: %w", h.Ref, id, err))

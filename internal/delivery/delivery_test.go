@@ -319,6 +319,52 @@ func TestBuilders(t *testing.T) {
 	}
 }
 
+// What was said of a commit whose packaging was cut off does not stay said
+// when a newer one takes its place.
+func TestNoCommitIsRunningForEver(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t)
+	r.Push("main", ".tidelock/delivery.yaml", settings("shop"), "apps/shop/a.yaml", configMap)
+	r.builds(main, r.Project.Head(), 1)
+	store := filepath.Join(r.DataDir, "registry")
+	breakStore := func() {
+		if err := os.Rename(store, store+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(store, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mendStore := func() {
+		if err := os.Remove(store); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(store+".away", store); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pushCut := func(text string) tidelock.CommitID {
+		commit := r.Push("main", "apps/shop/a.yaml", strings.ReplaceAll(configMap, "value", text))
+		r.Eventually("a status of "+text, func() bool { return strings.HasPrefix(r.statuses(commit)["delivery/shop"], "running") })
+		return commit
+	}
+	breakStore()
+	second := pushCut("second")
+	third := pushCut("third")
+	r.Kill()
+	mendStore()
+	r.Start()
+	breakStore() // it has to find out by itself what was left
+	fourth := pushCut("fourth")
+	mendStore()
+	r.builds(main, fourth, 1)
+	for name, commit := range map[string]tidelock.CommitID{"second": second, "third": third} {
+		if got := r.statuses(commit)["delivery/shop"]; !strings.HasPrefix(got, "canceled: ") && !strings.HasPrefix(got, "success: ") {
+			t.Errorf("%s: got status %q", name, got)
+		}
+	}
+}
+
 func TestWhatWasPushedWhileNobodyListenedIsDelivered(t *testing.T) {
 	t.Parallel()
 	r := newRepository(t)

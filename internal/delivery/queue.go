@@ -21,6 +21,7 @@ type queue struct {
 type turn struct {
 	waiting  bool // in order
 	working  bool
+	cut      bool          // an earlier one may have been cut off
 	notUntil time.Time     // after a failure
 	delay    time.Duration // of the last failure
 }
@@ -36,6 +37,23 @@ func (q *queue) add(id tidelock.ProjectID) {
 	q.put(id)
 	q.mu.Unlock()
 	q.ring()
+}
+
+// addCut is add for a project whose packaging may have been cut off.
+func (q *queue) addCut(id tidelock.ProjectID) {
+	q.mu.Lock()
+	q.put(id)
+	q.projects[id].cut = true
+	q.mu.Unlock()
+	q.ring()
+}
+
+// wasCut reports whether an earlier turn of a project that is being looked at
+// may have been cut off.
+func (q *queue) wasCut(id tidelock.ProjectID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.projects[id].cut
 }
 
 func (q *queue) ring() {
@@ -84,7 +102,7 @@ func (q *queue) next(now time.Time) (tidelock.ProjectID, time.Duration) {
 func (q *queue) done(id tidelock.ProjectID, failed bool, now time.Time) {
 	q.mu.Lock()
 	t := q.projects[id]
-	t.working = false
+	t.working, t.cut = false, failed
 	if failed {
 		t.delay = min(max(firstRetry, 2*t.delay), lastRetry)
 		t.notUntil = now.Add(t.delay)

@@ -2,6 +2,8 @@ package forge
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"tidelock.dev"
 )
@@ -54,6 +56,42 @@ func (f *Forge) PostOwnStatus(ctx context.Context, project tidelock.Project, com
 		return tidelock.Status{}, err
 	}
 	return f.postStatus(ctx, Principal{}, project, commit, ref, n, func(tidelock.Pipeline) error { return nil })
+}
+
+// AbandonOwnStatuses cancels what the forge itself left pending or running
+// under a branch or tag, on commits other than the head: whoever would have
+// moved it on is gone. The names are a prefix and what begins with it and "/".
+func (f *Forge) AbandonOwnStatuses(ctx context.Context, project tidelock.Project, head tidelock.Head, prefix, why string) error {
+	name, isTag := head.Ref.Tag()
+	if !isTag {
+		name, _ = head.Ref.Branch()
+	}
+	open := []tidelock.StatusState{tidelock.StatusPending, tidelock.StatusRunning}
+	pipelines, _, err := f.store.Pipelines(ctx, tidelock.PipelineFilter{Project: project.ID, Ref: name, Tag: &isTag, States: open}, tidelock.Page{Number: 1, PerPage: 100})
+	if err != nil {
+		return fmt.Errorf("list pipelines of %s: %w", head.Ref, err)
+	}
+	for _, pipeline := range pipelines {
+		if pipeline.Commit == head.Commit {
+			continue
+		}
+		statuses, _, err := f.store.Statuses(ctx, tidelock.StatusFilter{Project: project.ID, Pipeline: pipeline.ID, Latest: true, States: open}, tidelock.Page{})
+		if err != nil {
+			return fmt.Errorf("list statuses of pipeline %d: %w", pipeline.ID, err)
+		}
+		for _, s := range statuses {
+			if s.By != 0 || s.Token != 0 || s.Name != prefix && !strings.HasPrefix(s.Name, prefix+"/") {
+				continue
+			}
+			_, err := f.postStatus(ctx, Principal{}, project, pipeline.Commit, statusRef{name, isTag}, NewStatus{
+				State: tidelock.StatusCanceled, Name: s.Name, Ref: name, Pipeline: pipeline.ID, Description: &why,
+			}, func(tidelock.Pipeline) error { return nil })
+			if err != nil {
+				return fmt.Errorf("cancel status %d: %w", s.ID, err)
+			}
+		}
+	}
+	return nil
 }
 
 // MayPublish reports, before anything is stored, why rules keep PublishArtifact
