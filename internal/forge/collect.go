@@ -2,8 +2,8 @@ package forge
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,8 +80,9 @@ func (f *Forge) collectImages(ctx context.Context, filter tidelock.ImageFilter, 
 	return nil
 }
 
-// errDry takes back what a collection has done to the record.
-var errDry = errors.New("only asked what would go")
+// collectAtOnce is how many things one transaction removes, because all other
+// writers may have to wait for it.
+const collectAtOnce = 200
 
 // collectImage removes rows first and then what they stood for in storage,
 // while nobody can push to the image. A crash between leaves strays.
@@ -93,67 +94,106 @@ func (f *Forge) collectImage(ctx context.Context, i tidelock.Image, c *Collected
 	name := registry.Repo(i.Project, i.Name)
 	defer f.images.lock(name)()
 	before := f.now().Add(-f.imageGrace)
-	var artifacts []tidelock.Artifact
-	var blobs []tidelock.Digest
-	var empty bool
-	var pushes []tidelock.Push
-	err = f.store.Atomically(ctx, func(ctx context.Context) error {
-		content, err := f.store.ImageContent(ctx, i.ID)
-		if err != nil {
-			return fmt.Errorf("read what is in it: %w", err)
-		}
-		var lost []tidelock.Tag
-		artifacts, lost = unreachable(content, used, before)
-		pushes = nil
-		for _, tag := range lost {
-			push, err := f.untag(ctx, tag, tidelock.Push{Project: i.Project, At: f.now().UTC(), Trace: traceparent(ctx)})
-			if err != nil {
-				return err
-			}
-			pushes = append(pushes, push)
-		}
-		dead := make([]tidelock.Digest, len(artifacts))
-		for n, a := range artifacts {
-			dead[n] = a.Digest
-		}
-		if blobs, empty, err = f.store.RemoveContent(ctx, i.ID, dead, before); err == nil && dry {
-			return errDry
-		}
-		return err
-	})
-	if err != nil && !errors.Is(err, errDry) {
+	rules, err := f.tagRules(ctx, i.Project)
+	if err != nil {
 		return err
 	}
-	c.Artifacts = append(c.Artifacts, artifacts...)
-	c.Blobs += len(blobs)
+	content, err := f.store.ImageContent(ctx, i.ID)
+	if err != nil {
+		return fmt.Errorf("read what is in it: %w", err)
+	}
+	dead := unreachable(content, used, rules, before)
+	if dry {
+		return f.countGarbage(ctx, i, c, dead, len(dead) == len(content), before)
+	}
+	for some := range slices.Chunk(dead, collectAtOnce) {
+		if err := f.removeDead(ctx, i, some); err != nil {
+			return err
+		}
+		for _, d := range some {
+			c.Artifacts = append(c.Artifacts, d.Artifact)
+			if err := f.registry.RemoveManifest(ctx, name, d.Artifact.Digest); err != nil {
+				return err
+			}
+		}
+	}
+	loose, _, err := f.store.LooseBlobs(ctx, i.ID, nil, before)
+	if err != nil {
+		return err
+	}
+	if len(dead)+len(loose) > 0 {
+		defer f.freeRoom(i.Project)
+	}
+	for some := range slices.Chunk(loose, collectAtOnce) {
+		gone, err := f.store.RemoveContent(ctx, i.ID, nil, some, before)
+		if err != nil {
+			return err
+		}
+		c.Blobs += len(gone)
+		for _, digest := range gone {
+			if err := f.registry.RemoveBlob(ctx, name, digest); err != nil {
+				return err
+			}
+		}
+	}
+	empty, err := f.store.RemoveEmptyImage(ctx, i.ID, before)
 	if empty {
 		c.Images++
 	}
-	if dry {
-		return nil
+	return err
+}
+
+// removeDead removes the rows of artifacts, and of the tags that were left
+// behind.
+func (f *Forge) removeDead(ctx context.Context, i tidelock.Image, dead []tidelock.Content) error {
+	var pushes []tidelock.Push
+	err := f.store.Atomically(ctx, func(ctx context.Context) error {
+		pushes = nil
+		digests := make([]tidelock.Digest, len(dead))
+		for n, d := range dead {
+			digests[n] = d.Artifact.Digest
+			for _, tag := range d.Tags {
+				push, err := f.untag(ctx, tag, tidelock.Push{Project: i.Project, At: f.now().UTC(), Trace: traceparent(ctx)})
+				if err != nil {
+					return err
+				}
+				pushes = append(pushes, push)
+			}
+		}
+		_, err := f.store.RemoveContent(ctx, i.ID, digests, nil, time.Time{})
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	for _, p := range pushes {
 		f.announce(p)
 	}
-	if len(artifacts)+len(blobs) > 0 {
-		f.freeRoom(i.Project)
+	return nil
+}
+
+// countGarbage tells what collectImage would remove of an image, which may be
+// all of its artifacts.
+func (f *Forge) countGarbage(ctx context.Context, i tidelock.Image, c *Collected, dead []tidelock.Content, all bool, before time.Time) error {
+	digests := make(map[tidelock.Digest]bool, len(dead))
+	for _, d := range dead {
+		c.Artifacts = append(c.Artifacts, d.Artifact)
+		digests[d.Artifact.Digest] = true
 	}
-	for _, a := range artifacts {
-		if err := f.registry.RemoveManifest(ctx, name, a.Digest); err != nil {
-			return err
-		}
+	loose, blobs, err := f.store.LooseBlobs(ctx, i.ID, digests, before)
+	if err != nil {
+		return err
 	}
-	for _, digest := range blobs {
-		if err := f.registry.RemoveBlob(ctx, name, digest); err != nil {
-			return err
-		}
+	c.Blobs += len(loose)
+	if all && len(loose) == blobs && i.CreatedAt.Before(before) {
+		c.Images++
 	}
 	return nil
 }
 
-// unreachable finds the artifacts of an image that nothing holds, and the tags
+// unreachable finds the artifacts of an image that nothing holds, with the tags
 // that were left behind by what they were attached to.
-func unreachable(content []tidelock.Content, used map[tidelock.Digest]bool, before time.Time) (dead []tidelock.Artifact, lost []tidelock.Tag) {
+func unreachable(content []tidelock.Content, used map[tidelock.Digest]bool, rules tagRules, before time.Time) (dead []tidelock.Content) {
 	all := make(map[tidelock.Digest]tidelock.Content, len(content))
 	for _, c := range content {
 		all[c.Artifact.Digest] = c
@@ -176,7 +216,7 @@ func unreachable(content []tidelock.Content, used map[tidelock.Digest]bool, befo
 			reach(digest)
 		}
 		for _, tag := range c.Tags {
-			if subject, ok := attachedTo(tag.Name); ok {
+			if subject, ok := attachedTo(tag.Name); ok && !rules.keeps(tag.Name) {
 				attached[subject] = append(attached[subject], digest)
 			} else {
 				reach(digest)
@@ -195,11 +235,10 @@ func unreachable(content []tidelock.Content, used map[tidelock.Digest]bool, befo
 	}
 	for _, c := range content {
 		if !alive[c.Artifact.Digest] {
-			dead = append(dead, c.Artifact)
-			lost = append(lost, c.Tags...)
+			dead = append(dead, c)
 		}
 	}
-	return dead, lost
+	return dead
 }
 
 // collectStrays takes out of storage what images have there and not in the

@@ -85,13 +85,17 @@ type imageStore interface {
 	// UsedDigests lists the artifacts that sources in clusters have, or should
 	// have, of a project.
 	UsedDigests(context.Context, tidelock.ProjectID) ([]tidelock.Digest, error)
-	// ImageContent lists all artifacts of an image, and within Atomically
-	// keeps others from changing them until the end.
+	// ImageContent lists all artifacts of an image, without annotations.
 	ImageContent(context.Context, tidelock.ImageID) ([]tidelock.Content, error)
-	// RemoveContent removes artifacts, and blobs that none that is left names
-	// and that were seen last before a time; those it returns. An image that
-	// was made before that time, and has nothing any more, goes with them.
-	RemoveContent(ctx context.Context, image tidelock.ImageID, dead []tidelock.Digest, before time.Time) (blobs []tidelock.Digest, empty bool, err error)
+	// LooseBlobs lists the blobs of an image that were seen last before a time
+	// and that only dead artifacts name, or none, and counts all that it has.
+	LooseBlobs(ctx context.Context, image tidelock.ImageID, dead map[tidelock.Digest]bool, before time.Time) (loose []tidelock.Digest, all int, err error)
+	// RemoveContent removes artifacts, and those of some blobs that none that is
+	// left names and that were seen last before a time, which it returns.
+	RemoveContent(ctx context.Context, image tidelock.ImageID, dead, blobs []tidelock.Digest, before time.Time) (gone []tidelock.Digest, err error)
+	// RemoveEmptyImage removes an image that was made before a time and has
+	// nothing any more.
+	RemoveEmptyImage(ctx context.Context, image tidelock.ImageID, before time.Time) (removed bool, err error)
 }
 
 // ProjectOfImage finds the project that an image's path leads to, and the

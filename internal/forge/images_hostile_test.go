@@ -149,3 +149,28 @@ func TestQuotaAfterRemoval(t *testing.T) {
 	}
 	w.mustPush(project, "app", strings.Repeat("c", 1500), "main")
 }
+
+// A rule keeps tags from being collected, too, whatever they are attached to.
+func TestCollectKeepsImmutableTags(t *testing.T) {
+	w := newWorld(t)
+	project := w.project(w.group("team", tidelock.Private), "site", tidelock.Private)
+	if _, err := w.SaveTagRule(t.Context(), w.root, project, tidelock.TagRule{Pattern: `^sha256-0`}); err != nil {
+		t.Fatal(err)
+	}
+	kept := "sha256-" + strings.Repeat("0", 64) + ".sbom"
+	w.mustPush(project, "app", "kept", kept)
+	w.mustPush(project, "app", "not kept", "sha256-"+strings.Repeat("1", 64)+".sbom")
+	w.clock = w.clock.Add(30 * 24 * time.Hour)
+	dry, err := w.CollectProject(t.Context(), w.root, project, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := w.CollectProject(t.Context(), w.root, project, false)
+	if err != nil || len(c.Artifacts) != 1 || len(dry.Artifacts) != 1 || dry.Blobs != c.Blobs || c.Blobs != 1 {
+		t.Errorf("got %+v after %+v, %v; want one artifact and one blob", c, dry, err)
+	}
+	tags, err := w.ImageTags(t.Context(), w.root, project, "app", "", 0)
+	if err != nil || len(tags) != 1 || tags[0].Name != kept {
+		t.Errorf("the tags are %+v, %v, want %s", tags, err, kept)
+	}
+}

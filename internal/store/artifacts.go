@@ -326,15 +326,18 @@ func (db *DB) UsedDigests(ctx context.Context, project tidelock.ProjectID) ([]ti
 }
 
 const (
-	selectContent = `SELECT ` + artifactColumns + `, a.seen_at FROM artifacts a WHERE a.image_id = ?`
-	selectHeld    = `SELECT digest, part, media_type, size, manifest FROM artifact_parts WHERE image_id = ? AND manifest ORDER BY digest, position`
+	selectContent = `
+		SELECT a.image_id, a.digest, a.media_type, a.type, a.size, a.subject, '{}', a.commit_id, a.pushed_by, a.token_id, a.pushed_at, a.seen_at
+		FROM artifacts a WHERE a.image_id = ?`
+	selectHeld = `SELECT digest, part, media_type, size, manifest FROM artifact_parts WHERE image_id = ? AND manifest ORDER BY digest, position`
 )
 
-// ImageContent reads an image as a whole.
+// ImageContent reads an image as a whole, but not what its artifacts say of
+// themselves, which may be very long.
 func (db *DB) ImageContent(ctx context.Context, image tidelock.ImageID) ([]tidelock.Content, error) {
 	var content []tidelock.Content
-	err := db.write(ctx, func(s session) error {
-		if _, err := one(ctx, s, "image", scanImage, selectImage+s.lockRow, image); err != nil {
+	err := db.read(ctx, func(s session) error {
+		if _, err := one(ctx, s, "image", scanImage, selectImage, image); err != nil {
 			return err
 		}
 		var err error
@@ -379,47 +382,89 @@ type rowAnd struct {
 func (r rowAnd) Scan(into ...any) error { return r.scanner.Scan(append(into, r.last)...) }
 
 const (
-	selectUnnamedBlobs = `
-		SELECT b.digest
-		FROM image_blobs b
+	selectOldBlobs = `
+		SELECT b.digest, COALESCE(p.digest, '')
+		FROM image_blobs b LEFT JOIN artifact_parts p ON p.image_id = b.image_id AND p.part = b.digest
 		WHERE b.image_id = ? AND b.seen_at < ?
-			AND NOT EXISTS (SELECT 1 FROM artifact_parts p WHERE p.image_id = b.image_id AND p.part = b.digest)
 		ORDER BY b.digest`
-	deleteUnnamedBlob = `DELETE FROM image_blobs WHERE image_id = ? AND digest = ?`
-	deleteEmpty       = `
+	countBlobs      = `SELECT COUNT(*) FROM image_blobs WHERE image_id = ?`
+	deleteLooseBlob = `
+		DELETE FROM image_blobs
+		WHERE image_id = ? AND digest = ? AND seen_at < ?
+			AND NOT EXISTS (SELECT 1 FROM artifact_parts p WHERE p.image_id = image_blobs.image_id AND p.part = image_blobs.digest)`
+	deleteEmpty = `
 		DELETE FROM images
 		WHERE id = ? AND created_at < ?
 			AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.image_id = images.id)
 			AND NOT EXISTS (SELECT 1 FROM image_blobs b WHERE b.image_id = images.id)`
 )
 
-func (db *DB) RemoveContent(ctx context.Context, image tidelock.ImageID, dead []tidelock.Digest, before time.Time) (blobs []tidelock.Digest, empty bool, err error) {
+// LooseBlobs does not keep in memory what names blobs, of which there may be
+// very much.
+func (db *DB) LooseBlobs(ctx context.Context, image tidelock.ImageID, dead map[tidelock.Digest]bool, before time.Time) (loose []tidelock.Digest, all int, err error) {
+	loose = []tidelock.Digest{}
+	err = db.read(ctx, func(s session) error {
+		if err := s.row(ctx, countBlobs, image).Scan(&all); err != nil {
+			return fmt.Errorf("count blobs: %w", err)
+		}
+		rows, err := s.rows(ctx, selectOldBlobs, image, before)
+		if err != nil {
+			return fmt.Errorf("read blobs: %w", err)
+		}
+		defer rows.Close()
+		var needed tidelock.Digest // the last one that something alive names
+		for rows.Next() {
+			var blob, by tidelock.Digest
+			if err := rows.Scan(&blob, &by); err != nil {
+				return fmt.Errorf("read blobs: %w", err)
+			}
+			last := len(loose) - 1
+			switch {
+			case by != "" && !dead[by]:
+				if needed = blob; last >= 0 && loose[last] == blob {
+					loose = loose[:last]
+				}
+			case blob != needed && (last < 0 || loose[last] != blob):
+				loose = append(loose, blob)
+			}
+		}
+		return rows.Err()
+	})
+	return loose, all, err
+}
+
+func (db *DB) RemoveContent(ctx context.Context, image tidelock.ImageID, dead, blobs []tidelock.Digest, before time.Time) (gone []tidelock.Digest, err error) {
 	err = db.write(ctx, func(s session) error {
+		gone = nil
 		for _, digest := range dead {
 			if err := s.change(ctx, "artifact", deleteArtifact, image, digest); err != nil {
 				return err
 			}
 		}
-		var err error
-		if blobs, err = many(ctx, s, "blobs", scanDigest, selectUnnamedBlobs, image, before); err != nil {
-			return err
-		}
 		for _, digest := range blobs {
-			if err := s.change(ctx, "blob", deleteUnnamedBlob, image, digest); err != nil {
-				return err
+			n, err := s.exec(ctx, deleteLooseBlob, image, digest, before)
+			if err != nil {
+				return fmt.Errorf("remove blob: %w", err)
+			}
+			if n > 0 {
+				gone = append(gone, digest)
 			}
 		}
+		return nil
+	})
+	return whole(gone, err)
+}
+
+func (db *DB) RemoveEmptyImage(ctx context.Context, image tidelock.ImageID, before time.Time) (removed bool, err error) {
+	err = db.write(ctx, func(s session) error {
 		n, err := s.exec(ctx, deleteEmpty, image, before)
 		if err != nil {
 			return fmt.Errorf("remove empty image: %w", err)
 		}
-		empty = n > 0
+		removed = n > 0
 		return nil
 	})
-	if err != nil {
-		return nil, false, err
-	}
-	return blobs, empty, nil
+	return whole(removed, err)
 }
 
 func scanDigest(row scanner) (d tidelock.Digest, err error) {

@@ -170,7 +170,7 @@ func TestHotReadsUseAnIndex(t *testing.T) {
 		selectTokenByHash, selectAgentTokenByHash, selectProjectByPath, selectNamespaceByPath, selectUser, selectUserByName,
 		selectHeads + ` AND ref = ?`, lockProject, selectUnannounced, selectAccessLevel, selectPush, countGrants, selectProtectedBranches,
 		selectImageByName, selectTag, selectTags, selectTagsOf, selectTagHeads, selectArtifact, selectBlobSeen, selectTagRules,
-		selectReferrers, selectHolders, selectBlobsIn + `(?)`, selectArtifactsIn + `(?)`, selectUnnamedBlobs, `SELECT ` + artifactColumns + ` FROM artifacts a WHERE a.image_id = ? AND a.subject = ? AND a.subject <> ''`,
+		selectReferrers, selectHolders, selectBlobsIn + `(?)`, selectArtifactsIn + `(?)`, selectOldBlobs, `SELECT ` + artifactColumns + ` FROM artifacts a WHERE a.image_id = ? AND a.subject = ? AND a.subject <> ''`,
 		`SELECT ` + pushColumns + ` FROM ` + fromPushes + ` WHERE p.project_id = ? ORDER BY p.id DESC LIMIT 20`,
 		`SELECT ` + announcementColumns + ` FROM ` + announcementTables + ` WHERE a.agent_id = ? AND a.latest ORDER BY a.id DESC`,
 		`SELECT ` + statusColumns + ` FROM ` + statusTables + ` WHERE p.project_id = ? AND p.commit_id = ? AND t.name = ? AND t.latest ORDER BY t.id`,

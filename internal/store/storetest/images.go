@@ -284,24 +284,50 @@ var imageTests = []test{
 		equal(w, content[0].SeenAt, at(0))
 		equal(w, content[1].Artifact.Parts, []tidelock.Part{{Digest: digest(10), Manifest: true}})
 
+		loose := func(dead ...tidelock.Digest) (loose []tidelock.Digest) {
+			gone := map[tidelock.Digest]bool{}
+			for _, d := range dead {
+				gone[d] = true
+			}
+			loose, all, err := w.LooseBlobs(w.Context(), i.ID, gone, young)
+			w.ok(err)
+			equal(w, all, 4)
+			return loose
+		}
+		equal(w, loose(), []tidelock.Digest{digest(4)})
+		equal(w, loose(digest(11)), []tidelock.Digest{digest(2), digest(4)})
+		w.artifact(tidelock.Artifact{Image: i.ID, Digest: digest(12), Parts: []tidelock.Part{{Digest: digest(2)}, {Digest: digest(2)}}})
+		equal(w, loose(digest(11)), []tidelock.Digest{digest(4)})
+		equal(w, loose(digest(12)), []tidelock.Digest{digest(4)})
+		equal(w, loose(digest(11), digest(12)), []tidelock.Digest{digest(2), digest(4)})
+		w.ok(w.RemoveArtifact(w.Context(), i.ID, digest(12)))
+
 		// What is done in a transaction that fails was not done.
 		failed := errors.New("failed")
 		err = w.Atomically(w.Context(), func(ctx context.Context) error {
-			_, _, err := w.RemoveContent(ctx, i.ID, []tidelock.Digest{digest(11)}, young)
+			_, err := w.RemoveContent(ctx, i.ID, []tidelock.Digest{digest(11)}, nil, young)
 			w.ok(err)
 			return failed
 		})
 		if !errors.Is(err, failed) {
 			w.Fatal(err)
 		}
-		blobs, empty, err := w.RemoveContent(w.Context(), i.ID, []tidelock.Digest{digest(11)}, young)
+		some := []tidelock.Digest{digest(1), digest(2), digest(3), digest(4)} // named, free, young, free
+		gone, err := w.RemoveContent(w.Context(), i.ID, []tidelock.Digest{digest(11)}, some, young)
 		w.ok(err)
-		equal(w, blobs, []tidelock.Digest{digest(2), digest(4)})
+		equal(w, gone, []tidelock.Digest{digest(2), digest(4)})
+		empty, err := w.RemoveEmptyImage(w.Context(), i.ID, young)
+		w.ok(err)
 		equal(w, empty, false)
 		w.tag(i, "a", "")
-		blobs, empty, err = w.RemoveContent(w.Context(), i.ID, []tidelock.Digest{keeps.Digest}, young.Add(time.Hour))
+		gone, err = w.RemoveContent(w.Context(), i.ID, []tidelock.Digest{keeps.Digest}, some, young.Add(time.Hour))
 		w.ok(err)
-		equal(w, blobs, []tidelock.Digest{digest(1), digest(3)})
+		equal(w, gone, []tidelock.Digest{digest(1), digest(3)})
+		empty, err = w.RemoveEmptyImage(w.Context(), i.ID, start)
+		w.ok(err)
+		equal(w, empty, false)
+		empty, err = w.RemoveEmptyImage(w.Context(), i.ID, young)
+		w.ok(err)
 		equal(w, empty, true)
 		_, err = w.ImageContent(w.Context(), i.ID)
 		w.kind(err, tidelock.NotFound)
