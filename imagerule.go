@@ -39,29 +39,3 @@ type Retention struct {
 	Remove     string
 	NextAt     time.Time
 }
-
-// An ImageFilter narrows a list of images; zero fields do not.
-type ImageFilter struct {
-	Project ProjectID
-	Below   NamespaceID // of projects in a group or anything below
-	Viewer  *Viewer     // with Below: of projects that it may see; nil keeps all
-	Empty   bool        // also those that hold no artifact yet
-
-	// MinLevel is what a viewer needs in a project that is not visible to it
-	// anyway.
-	MinLevel AccessLevel
-}
-
-// An ArtifactFilter narrows a list of artifacts; zero fields do not.
-type ArtifactFilter struct {
-	Image   ImageID
-	Subject Digest // attached to it
-	Type    string // with Subject
-}
-
-// Content is an artifact as garbage collection sees it.
-type Content struct {
-	Artifact Artifact // its parts are only other artifacts
-	Tags     []Tag
-	SeenAt   time.Time // when it was last pushed
-}

@@ -58,21 +58,24 @@ var layer = map[string]int{
 
 // only names the packages that may import, directly, anything under a prefix.
 var only = map[string][]string{
-	"github.com/fluxcd/":                  {"internal/flux"},
-	"sigs.k8s.io/controller-runtime":      {"internal/flux", "internal/agent"},
-	"github.com/nats-io/":                 {"internal/bus"},
-	"github.com/hashicorp/yamux":          {"internal/tunnel"},
-	"github.com/coder/websocket":          {"internal/tunnel"},
-	"modernc.org/sqlite":                  {"internal/store"},
-	"github.com/jackc/pgx/":               {"internal/store", "internal/store/storetest"},
-	"github.com/hashicorp/golang-lru/":    {"internal/limit"},
-	"github.com/distribution/":            {"internal/registry", "cmd/tidelock"},
-	"database/sql":                        {"internal/store", "internal/store/storetest"},
-	"github.com/spf13/cobra":              {"cmd/tidelock"},
-	"gitlab.com/gitlab-org/api/client-go": {"cmd/tidelock"},
-	"helm.sh/helm/":                       {"internal/render"},
-	"sigs.k8s.io/kustomize/":              {"internal/render"},
-	"os/exec":                             {"internal/gitrepo", "internal/render", "internal/store/storetest", "internal/servertest", "cmd/tidelock"},
+	"github.com/fluxcd/":                     {"internal/flux"},
+	"sigs.k8s.io/controller-runtime":         {"internal/flux", "internal/agent"},
+	"github.com/nats-io/":                    {"internal/bus"},
+	"github.com/hashicorp/yamux":             {"internal/tunnel"},
+	"github.com/coder/websocket":             {"internal/tunnel"},
+	"modernc.org/sqlite":                     {"internal/store"},
+	"github.com/jackc/pgx/":                  {"internal/store", "internal/store/storetest"},
+	"github.com/hashicorp/golang-lru/":       {"internal/limit"},
+	"github.com/distribution/":               {"internal/registry", "cmd/tidelock"},
+	"github.com/go-git/":                     {"internal/artifact", "internal/delivery"}, // its reading of .gitignore
+	"github.com/golang-jwt/":                 {"internal/ociserver"},
+	"github.com/google/go-containerregistry": {"cmd/tidelock"},
+	"database/sql":                           {"internal/store", "internal/store/storetest"},
+	"github.com/spf13/cobra":                 {"cmd/tidelock"},
+	"gitlab.com/gitlab-org/api/client-go":    {"cmd/tidelock"},
+	"helm.sh/helm/":                          {"internal/render"},
+	"sigs.k8s.io/kustomize/":                 {"internal/render"},
+	"os/exec":                                {"internal/gitrepo", "internal/render", "internal/store/storetest", "internal/servertest", "cmd/tidelock"},
 }
 
 // serverSide is what has no business in a cluster.
