@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 )
@@ -15,13 +17,23 @@ import (
 // A disk is a medium in a folder. Unlike distribution's own it makes durable
 // only what somebody is told of, which spares most of the waiting for the disk
 // that a push is made of.
-type disk struct{ dir string }
+type disk struct {
+	dir string
+
+	// folders is held for writing while a folder is made that others will use,
+	// until it is there for good.
+	folders sync.RWMutex
+}
 
 func openDisk(dir string) (*disk, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = syncFolders([]string{filepath.Dir(dir)})
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make the folder of the registry: %w", err)
 	}
-	return &disk{dir}, nil
+	return &disk{dir: dir}, nil
 }
 
 func (d *disk) full(path string) string { return filepath.Join(d.dir, path) }
@@ -73,13 +85,12 @@ func (d *disk) newUpload() (*os.File, error) {
 func (d *disk) rename(from, to string) error {
 	folder := filepath.Dir(to)
 	for {
-		made, err := d.makeFolder(folder)
-		if err != nil {
+		if err := d.makeFolder(folder); err != nil {
 			return err
 		}
 		switch err := os.Rename(from, to); {
 		case err == nil:
-			return syncFolders(append(made, folder))
+			return syncFolders([]string{folder, filepath.Dir(folder)})
 		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
@@ -217,25 +228,48 @@ func (d *disk) Walk(ctx context.Context, path string, f driver.WalkFn, _ ...func
 	return pathError(path, err)
 }
 
-// makeFolder makes a folder and those above it, and returns the folders that
-// have a new entry by it.
-func (d *disk) makeFolder(folder string) (changed []string, err error) {
+// makeFolder makes a folder for one file. Those above it, in which others make
+// theirs at the same time, have reached the disk when it returns.
+func (d *disk) makeFolder(folder string) error {
 	for {
+		d.folders.RLock()
 		err := os.Mkdir(folder, 0o700)
+		d.folders.RUnlock()
 		switch {
-		case err == nil:
-			return append(changed, filepath.Dir(folder)), nil
-		case errors.Is(err, fs.ErrExist):
-			return changed, nil
+		case err == nil, errors.Is(err, fs.ErrExist):
+			return nil
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, err
+			return err
 		}
-		above, err := d.makeFolder(filepath.Dir(folder))
-		if err != nil {
-			return nil, err
+		if err := d.makeShared(filepath.Dir(folder)); err != nil {
+			return err
 		}
-		changed = append(changed, above...)
 	}
+}
+
+// makeShared makes a folder and those above it, which nobody else finds before
+// they have reached the disk.
+func (d *disk) makeShared(folder string) error {
+	d.folders.Lock()
+	defer d.folders.Unlock()
+	var absent []string
+	for at := folder; ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(at); err == nil {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		absent = append(absent, at)
+	}
+	for _, folder := range slices.Backward(absent) {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return err
+		}
+		if err := syncFolders([]string{filepath.Dir(folder)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syncFolders makes the entries of folders durable.

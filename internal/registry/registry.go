@@ -241,7 +241,7 @@ func (r *Registry) RemoveBlob(ctx context.Context, name Name, digest tidelock.Di
 	if err := tidelock.ValidDigest(digest); err != nil {
 		return err
 	}
-	return r.unlink(ctx, blobLink(name, digest))
+	return r.unlink(ctx, blobLink(name, digest), digest)
 }
 
 // PutManifest stores a manifest of an image under the SHA-256 of its bytes,
@@ -304,7 +304,7 @@ func (r *Registry) RemoveManifest(ctx context.Context, name Name, digest tideloc
 	if err := tidelock.ValidDigest(digest); err != nil {
 		return err
 	}
-	return r.unlink(ctx, manifestLink(name, digest))
+	return r.unlink(ctx, manifestLink(name, digest), digest)
 }
 
 // stat returns the size of what a link of an image leads to.
@@ -331,6 +331,7 @@ func (r *Registry) stat(ctx context.Context, link string, digest tidelock.Digest
 // link makes content one of an image's, unless Sweep has just deleted it.
 func (r *Registry) link(ctx context.Context, link string, digest tidelock.Digest, absent error) (int64, error) {
 	defer r.links.keep(digest)()
+	defer r.links.turn(digest)()
 	info, err := r.medium.Stat(ctx, blobPath(digest))
 	switch {
 	case missing(err):
@@ -338,20 +339,23 @@ func (r *Registry) link(ctx context.Context, link string, digest tidelock.Digest
 	case err != nil:
 		return 0, fmt.Errorf("look at blob %s: %w", digest, err)
 	}
-	if target, err := r.medium.GetContent(ctx, link); err == nil && string(target) == string(digest) {
-		return info.Size(), nil
-	}
-	if err := r.medium.PutContent(ctx, link, []byte(digest)); err != nil {
-		return 0, fmt.Errorf("write link %s: %w", link, err)
-	}
-	return info.Size(), nil
+	return info.Size(), r.putLink(ctx, link, digest)
 }
 
-// unlink waits for links that are being made, so that one of the same content
-// is not half made when its folder goes.
-func (r *Registry) unlink(ctx context.Context, link string) error {
-	r.links.mu.Lock()
-	defer r.links.mu.Unlock()
+// putLink is called in the digest's turn: who finds a link there must not go on
+// before it is there for good, and its folder must not go meanwhile.
+func (r *Registry) putLink(ctx context.Context, link string, digest tidelock.Digest) error {
+	if target, err := r.medium.GetContent(ctx, link); err == nil && string(target) == string(digest) {
+		return nil
+	}
+	if err := r.medium.PutContent(ctx, link, []byte(digest)); err != nil {
+		return fmt.Errorf("write link %s: %w", link, err)
+	}
+	return nil
+}
+
+func (r *Registry) unlink(ctx context.Context, link string, digest tidelock.Digest) error {
+	defer r.links.turn(digest)()
 	if err := r.medium.Delete(ctx, strings.TrimSuffix(link, "/link")); err != nil && !missing(err) {
 		return fmt.Errorf("remove link %s: %w", link, err)
 	}

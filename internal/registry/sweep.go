@@ -18,15 +18,15 @@ import (
 type links struct {
 	sweeping sync.Mutex // one sweep at a time
 
-	mu    sync.RWMutex             // held for reading while a link is made, for writing while content is deleted
+	mu    sync.RWMutex             // held for reading while content is linked, for writing while a sweep begins or ends
 	young map[tidelock.Digest]bool // linked since the sweep in progress began; nil without one
 	note  sync.Mutex               // guards what is in young
 
-	placing [1024]sync.Mutex // content of a digest is put in its place by one at a time
+	turns [1024]sync.Mutex // content of a digest, and the links to it, are made and deleted by one at a time
 }
 
-// keep holds off the sweep from content that is about to be linked, until
-// release is called, and lets this sweep leave it alone afterwards.
+// keep tells the sweep in progress, and holds off the next until release is
+// called, to leave content alone that is about to be linked.
 func (l *links) keep(digest tidelock.Digest) (release func()) {
 	l.mu.RLock()
 	if l.young != nil {
@@ -37,10 +37,17 @@ func (l *links) keep(digest tidelock.Digest) (release func()) {
 	return l.mu.RUnlock
 }
 
-// place waits until nobody else puts the content of a digest, or of one that
-// happens to share its turn, in its place.
-func (l *links) place(digest tidelock.Digest) (release func()) {
-	turn := &l.placing[crc32.ChecksumIEEE([]byte(digest))%uint32(len(l.placing))]
+// isYoung is asked by the sweep in progress.
+func (l *links) isYoung(digest tidelock.Digest) bool {
+	l.note.Lock()
+	defer l.note.Unlock()
+	return l.young[digest]
+}
+
+// turn waits until nobody else makes or deletes content of the digest, or links
+// to it. Others that happen to share its turn wait, too.
+func (l *links) turn(digest tidelock.Digest) (release func()) {
+	turn := &l.turns[crc32.ChecksumIEEE([]byte(digest))%uint32(len(l.turns))]
 	turn.Lock()
 	return turn.Unlock
 }
@@ -93,9 +100,9 @@ func (r *Registry) Sweep(ctx context.Context, dry bool) (swept Swept, err error)
 
 // deleteUnlinked deletes content unless it was linked after the sweep began.
 func (r *Registry) deleteUnlinked(ctx context.Context, digest tidelock.Digest, dry bool) (bool, error) {
-	r.links.mu.Lock()
-	defer r.links.mu.Unlock()
-	if r.links.young[digest] {
+	// Whoever links it now and was not seen yet will not find it.
+	defer r.links.turn(digest)()
+	if r.links.isYoung(digest) {
 		return false, nil
 	}
 	if dry {

@@ -244,13 +244,8 @@ func (u *Upload) commit(ctx context.Context, want tidelock.Digest, link string) 
 	if err != nil {
 		return err
 	}
-	if target, err := r.medium.GetContent(ctx, link); err == nil && string(target) == string(want) {
-		return nil
-	}
-	if err := r.medium.PutContent(ctx, link, []byte(want)); err != nil {
-		return fmt.Errorf("write link %s: %w", link, err)
-	}
-	return nil
+	defer r.links.turn(want)()
+	return r.putLink(ctx, link, want)
 }
 
 // place makes what was uploaded the content of a digest, unless that is there
@@ -258,7 +253,7 @@ func (u *Upload) commit(ctx context.Context, want tidelock.Digest, link string) 
 func (u *Upload) place(ctx context.Context, w driver.FileWriter, want tidelock.Digest) (placed bool, err error) {
 	r := u.registry
 	// Who finds the content there must not go on before it is there for good.
-	defer r.links.place(want)()
+	defer r.links.turn(want)()
 	_, statErr := r.medium.Stat(ctx, blobPath(want))
 	if statErr == nil && u.algorithm == algorithmOf(want) {
 		return false, w.Close()
@@ -379,7 +374,8 @@ func (r *Registry) dropRestingUploads(ctx context.Context, before time.Time) {
 	r.mu.Unlock()
 	for _, u := range resting {
 		if !u.mu.TryLock() {
-			continue // a request is at work on it
+			r.touch(u) // a request is at work on it, and another will follow
+			continue
 		}
 		u.mu.Unlock()
 		if err := u.Cancel(ctx); err != nil {
@@ -388,6 +384,12 @@ func (r *Registry) dropRestingUploads(ctx context.Context, before time.Time) {
 		}
 		r.log.InfoContext(ctx, "abandoned upload dropped", "image", u.name, "upload", u.ID)
 	}
+}
+
+func (r *Registry) touch(u *Upload) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u.touched = time.Now()
 }
 
 // dropOldUploads deletes what an earlier process had begun: its hashes are
