@@ -23,7 +23,7 @@ import (
 
 // viewTime is how long one git process serves builds before another one takes
 // its place.
-const viewTime = 20 * time.Second
+const viewTime = laneTime
 
 // A job is the packaging of one head.
 type job struct {
@@ -42,7 +42,7 @@ type job struct {
 // packaged under a branch or, for a release, those that it names. Its error
 // says that nothing was recorded and that it has to be done again; what was
 // published by then is found the same.
-func (p *Packer) deliverHead(ctx context.Context, project tidelock.Project, head tidelock.Head) (err error) {
+func (p *Packer) deliverHead(ctx context.Context, project tidelock.Project, head tidelock.Head, lane *lane) (err error) {
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": head.Trace})
 	j := &job{Packer: p, project: project, head: head, found: time.Now(), last: map[string]tidelock.Build{}}
 	branch, isBranch := head.Ref.Branch()
@@ -85,6 +85,9 @@ func (p *Packer) deliverHead(ctx context.Context, project tidelock.Project, head
 		return err
 	})
 	for err == nil && len(todo) > 0 {
+		if err = lane.giveWay(ctx); err != nil {
+			return err
+		}
 		err = j.view(ctx, func(v *gitrepo.View) (err error) {
 			todo, err = j.makeSome(ctx, v, todo, version)
 			return err

@@ -38,7 +38,8 @@ type Config struct {
 	Log         *slog.Logger       // required
 	ExternalURL *url.URL           // required: where clients reach the repositories and images
 
-	// Workers is how many projects are packaged at once.
+	// Workers is how many projects are packaged at once, and how many more of
+	// those that take long.
 	Workers int // default: one for each processor
 	// LookEvery is how often the heads are compared although no push was heard
 	// of.
@@ -102,14 +103,14 @@ func (p *Packer) Run(ctx context.Context) error {
 
 	var working sync.WaitGroup
 	defer working.Wait()
-	slots := make(chan struct{}, p.Workers)
+	fast, slow := make(chan struct{}, p.Workers), make(chan struct{}, p.Workers)
 	look := time.NewTicker(p.LookEvery)
 	defer look.Stop()
 	tidy := time.NewTicker(tidyEvery)
 	defer tidy.Stop()
 	p.look(ctx)
 	for {
-		again := time.NewTimer(p.start(ctx, slots, &working))
+		again := time.NewTimer(p.start(ctx, fast, slow, &working))
 		select {
 		case <-ctx.Done():
 		case <-p.queue.wake:
@@ -132,19 +133,20 @@ func (p *Packer) Run(ctx context.Context) error {
 
 // start begins on projects that wait, as long as there are free slots. It
 // returns how long to wait for the next one, unless somebody wakes the queue.
-func (p *Packer) start(ctx context.Context, slots chan struct{}, working *sync.WaitGroup) time.Duration {
-	for len(slots) < cap(slots) {
+func (p *Packer) start(ctx context.Context, fast, slow chan struct{}, working *sync.WaitGroup) time.Duration {
+	for len(fast) < cap(fast) {
 		project, wait := p.queue.next(time.Now())
 		if project == 0 {
 			return wait
 		}
-		slots <- struct{}{} // there is room: only this goroutine takes slots
+		fast <- struct{}{} // there is room: only this goroutine takes slots
+		lane := newLane(fast, slow, p.queue.ring)
 		working.Go(func() {
-			err := p.deliverProject(ctx, project)
+			err := p.deliverProject(ctx, project, lane)
 			if err != nil {
 				p.warn(ctx, "project not packaged: it is tried again", err, "project", project)
 			}
-			<-slots
+			lane.leave()
 			p.queue.done(project, err != nil, time.Now())
 		})
 	}
@@ -165,7 +167,7 @@ func (p *Packer) look(ctx context.Context) {
 
 // deliverProject delivers all heads of a project that are not. Each is
 // recorded as soon as it is.
-func (p *Packer) deliverProject(ctx context.Context, id tidelock.ProjectID) error {
+func (p *Packer) deliverProject(ctx context.Context, id tidelock.ProjectID, lane *lane) error {
 	heads, err := p.builds.UndeliveredHeads(ctx, id, someHeads)
 	if err != nil || len(heads) == 0 {
 		return err
@@ -183,12 +185,15 @@ func (p *Packer) deliverProject(ctx context.Context, id tidelock.ProjectID) erro
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if err := lane.giveWay(ctx); err != nil {
+			return err
+		}
 		if cut {
 			if err := p.Forge.AbandonOwnStatuses(ctx, project, h, statusName, "a newer commit took its place"); err != nil {
 				return err
 			}
 		}
-		if err := p.deliverHead(ctx, project, h); err != nil {
+		if err := p.deliverHead(ctx, project, h, lane); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("deliver %s of project %d: %w", h.Ref, id, err))
 		}
 	}
