@@ -48,18 +48,24 @@ func (f *Forge) PushManifest(ctx context.Context, p Principal, project tidelock.
 	if err := f.Allow(ctx, p, PushImage, OnProject(project)); err != nil {
 		return tidelock.Artifact{}, err
 	}
-	level, err := f.level(ctx, p, OnProject(project))
+	level, err := f.tagLevel(ctx, p, project)
 	if err != nil {
 		return tidelock.Artifact{}, err
 	}
-	if p.admin() {
-		level = tidelock.Owner
-	}
-	if p.User == nil {
-		level = tidelock.Developer // a deploy token that may push
-	}
 	user, token := p.ids()
 	return f.accept(ctx, project, m, tidelock.Push{By: user, Token: token}, level)
+}
+
+// tagLevel is what the rules about tags look at: administrators count as
+// owners, and a deploy token, which is nobody's, as a developer.
+func (f *Forge) tagLevel(ctx context.Context, p Principal, project tidelock.Project) (tidelock.AccessLevel, error) {
+	switch {
+	case p.admin():
+		return tidelock.Owner, nil
+	case p.User == nil:
+		return tidelock.Developer, nil
+	}
+	return f.level(ctx, p, OnProject(project))
 }
 
 // PublishArtifact takes a manifest that the forge made itself, because of a
@@ -407,19 +413,22 @@ func (f *Forge) DeleteReference(ctx context.Context, p Principal, project tidelo
 	if err != nil {
 		return err
 	}
-	level, err := f.level(ctx, p, OnProject(project))
+	level, err := f.tagLevel(ctx, p, project)
 	if err != nil {
 		return err
 	}
-	if p.admin() {
-		level = tidelock.Owner
-	}
-	user, token := p.ids()
-	push := tidelock.Push{Project: project.ID, By: user, Token: token, At: f.now().UTC(), Trace: traceparent(ctx)}
+	push := f.removal(ctx, p, project)
 	if !strings.Contains(reference, ":") {
 		return f.removeTag(ctx, i, reference, push, level)
 	}
 	return f.removeArtifact(ctx, i, tidelock.Digest(reference), push, level)
+}
+
+// removal is the push of somebody who takes something out of a project's
+// images.
+func (f *Forge) removal(ctx context.Context, p Principal, project tidelock.Project) tidelock.Push {
+	user, token := p.ids()
+	return tidelock.Push{Project: project.ID, By: user, Token: token, At: f.now().UTC(), Trace: traceparent(ctx)}
 }
 
 func (f *Forge) removeTag(ctx context.Context, i tidelock.Image, name string, push tidelock.Push, level tidelock.AccessLevel) error {

@@ -132,7 +132,7 @@ func (f *Forge) AddReportRule(ctx context.Context, p Principal, idOrPath string,
 			return change{}, tidelock.Errorf(tidelock.Invalid, "a project has at most %d report rules", maxReportRules)
 		}
 		made, err = f.store.AddReportRule(ctx, rule)
-		return change{act: "report rule added", on: OnProject(project), subject: rule.Type, detail: detail}, err
+		return change{act: "report rule created", on: OnProject(project), subject: rule.Type, detail: detail}, err
 	})
 	if err != nil {
 		return tidelock.ReportRule{}, err
@@ -152,7 +152,7 @@ func (f *Forge) RemoveReportRule(ctx context.Context, p Principal, idOrPath stri
 		if err != nil {
 			return change{}, err
 		}
-		c := change{act: "report rule removed", on: OnProject(project)}
+		c := change{act: "report rule deleted", on: OnProject(project)}
 		for _, rule := range rules {
 			if rule.ID == id {
 				c.subject = rule.Type

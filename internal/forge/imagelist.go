@@ -96,15 +96,11 @@ func (f *Forge) RemoveImage(ctx context.Context, p Principal, project tidelock.P
 	if err != nil {
 		return err
 	}
-	level, err := f.level(ctx, p, OnProject(project))
+	level, err := f.tagLevel(ctx, p, project)
 	if err != nil {
 		return err
 	}
-	if p.admin() {
-		level = tidelock.Owner
-	}
-	user, token := p.ids()
-	push := tidelock.Push{Project: project.ID, By: user, Token: token, At: f.now().UTC(), Trace: traceparent(ctx)}
+	push := f.removal(ctx, p, project)
 
 	defer f.images.lock(registry.Repo(i.Project, i.Name))()
 	var pushes []tidelock.Push
@@ -131,7 +127,7 @@ func (f *Forge) RemoveImage(ctx context.Context, p Principal, project tidelock.P
 			}
 			pushes = append(pushes, gone)
 		}
-		return change{act: "image removed", on: OnProject(project), subject: i.Path(project)}, f.store.RemoveImage(ctx, id)
+		return change{act: "image deleted", on: OnProject(project), subject: i.Path(project)}, f.store.RemoveImage(ctx, id)
 	})
 	if err != nil {
 		return err

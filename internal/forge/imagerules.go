@@ -107,9 +107,9 @@ func (f *Forge) SaveTagRule(ctx context.Context, p Principal, project tidelock.P
 		if err != nil {
 			return change{}, fmt.Errorf("list the tag rules of project %d: %w", project.ID, err)
 		}
-		act, before := "image tag rule made", tidelock.TagRule{}
+		act, before := "image tag rule created", tidelock.TagRule{}
 		if rule.ID != 0 {
-			act = "image tag rule changed"
+			act = "image tag rule edited"
 			at := slices.IndexFunc(rules, func(r tidelock.TagRule) bool { return r.ID == rule.ID })
 			if at < 0 {
 				return change{}, errNoTagRule()
@@ -179,7 +179,7 @@ func (f *Forge) RemoveTagRule(ctx context.Context, p Principal, project tidelock
 		if at < 0 {
 			return change{}, errNoTagRule()
 		}
-		return change{act: "image tag rule removed", on: OnProject(project), subject: rules[at].Pattern},
+		return change{act: "image tag rule deleted", on: OnProject(project), subject: rules[at].Pattern},
 			f.store.RemoveTagRule(ctx, project.ID, id)
 	})
 }
@@ -242,7 +242,7 @@ func (f *Forge) SetRetention(ctx context.Context, p Principal, project tidelock.
 			r.NextAt = f.now().UTC().Add(r.Every)
 		}
 		after = *r
-		return change{act: "image retention changed", on: OnProject(project), detail: differences(
+		return change{act: "image retention edited", on: OnProject(project), detail: differences(
 			"enabled", strconv.FormatBool(before.Enabled), strconv.FormatBool(r.Enabled),
 			"every", before.Every.String(), r.Every.String(),
 			"keep newest", strconv.Itoa(before.KeepNewest), strconv.Itoa(r.KeepNewest),
@@ -289,7 +289,7 @@ func (f *Forge) SetImageQuota(ctx context.Context, p Principal, project tidelock
 		}
 		before := settings.Quota
 		settings.Quota = max(quota, -1)
-		return change{act: "image quota changed", on: OnProject(project), detail: differences(
+		return change{act: "image quota edited", on: OnProject(project), detail: differences(
 			"bytes", strconv.FormatInt(before, 10), strconv.FormatInt(settings.Quota, 10),
 		)}, f.store.SaveImageSettings(ctx, settings)
 	})

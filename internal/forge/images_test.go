@@ -326,7 +326,7 @@ func TestImmutableTags(t *testing.T) {
 		t.Errorf("delete without the rule: %v", err)
 	}
 	events, _, err := w.AuditLog(t.Context(), w.root, forge.OnProject(project), tidelock.AuditFilter{}, tidelock.Page{})
-	if err != nil || events[0].Act != "image tag rule removed" {
+	if err != nil || events[0].Act != "image tag rule deleted" {
 		t.Errorf("the audit log: got %+v, %v", events[0], err)
 	}
 }
