@@ -358,19 +358,35 @@ func (f *Forge) recordArtifact(ctx context.Context, project tidelock.Project, m 
 // Manifest reads an artifact of an image, by tag or digest, and the bytes of
 // its manifest.
 func (f *Forge) Manifest(ctx context.Context, p Principal, project tidelock.Project, image, reference string) (tidelock.Artifact, []byte, error) {
-	i, err := f.imageOf(ctx, p, project, image, PullImage)
+	a, err := f.artifactFor(ctx, p, project, image, reference)
 	if err != nil {
 		return tidelock.Artifact{}, nil, err
 	}
-	a, err := f.artifact(ctx, i, reference)
-	if err != nil {
-		return a, nil, err
-	}
-	_, body, err := f.registry.Manifest(ctx, registry.Repo(project.ID, image), a.Digest)
+	body, err := f.registry.ManifestBody(ctx, registry.Repo(project.ID, image), a.Digest)
 	if err != nil {
 		return tidelock.Artifact{}, nil, err
 	}
 	return a, body, nil
+}
+
+// StatManifest is Manifest for those who do not want the bytes.
+func (f *Forge) StatManifest(ctx context.Context, p Principal, project tidelock.Project, image, reference string) (tidelock.Artifact, error) {
+	a, err := f.artifactFor(ctx, p, project, image, reference)
+	if err == nil {
+		err = f.registry.StatManifest(ctx, registry.Repo(project.ID, image), a.Digest)
+	}
+	if err != nil {
+		return tidelock.Artifact{}, err
+	}
+	return a, nil
+}
+
+func (f *Forge) artifactFor(ctx context.Context, p Principal, project tidelock.Project, image, reference string) (tidelock.Artifact, error) {
+	i, err := f.imageOf(ctx, p, project, image, PullImage)
+	if err != nil {
+		return tidelock.Artifact{}, err
+	}
+	return f.artifact(ctx, i, reference)
 }
 
 // artifact finds what a tag or digest means in an image.

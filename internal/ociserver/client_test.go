@@ -1,6 +1,7 @@
 package ociserver_test
 
 import (
+	"fmt"
 	"bytes"
 	"errors"
 	"io"
@@ -213,4 +214,27 @@ func TestTagPages(t *testing.T) {
 	}
 	w.want("n=-1", w.do(w.developer, "GET", list+"?n=-1", nil), http.StatusBadRequest, "PAGINATION_NUMBER_INVALID")
 	w.want("no image", w.do(w.developer, "GET", "/v2/people/site/none/tags/list", nil), http.StatusNotFound, "NAME_UNKNOWN")
+}
+
+// What is asked for without its content is told as with it.
+func TestHeadOfManifest(t *testing.T) {
+	w := newWorld(t, options{})
+	digest := w.pushArtifact(w.developer, "people/site", "latest", "layer")
+	for _, reference := range []string{"latest", string(digest)} {
+		path := "/v2/people/site/manifests/" + reference
+		get, head := w.do(w.reporter, "GET", path, nil), w.do(w.reporter, "HEAD", path, nil)
+		w.want(path, get, 200, "")
+		w.want(path, head, 200, "")
+		for _, name := range []string{"Content-Type", "Content-Length", "Docker-Content-Digest", "Etag"} {
+			if get.header.Get(name) == "" || get.header.Get(name) != head.header.Get(name) {
+				t.Errorf("%s: %s is %q, and without content %q", reference, name, get.header.Get(name), head.header.Get(name))
+			}
+		}
+		if head.body != "" || get.header.Get("Content-Length") != fmt.Sprint(len(get.body)) {
+			t.Errorf("%s: got %d bytes, and without content %d", reference, len(get.body), len(head.body))
+		}
+	}
+	if got := w.do(w.reporter, "HEAD", "/v2/people/site/manifests/none", nil); got.status != 404 {
+		t.Errorf("no such tag: got %d", got.status)
+	}
 }

@@ -15,9 +15,16 @@ import (
 	"tidelock.dev/internal/registry"
 )
 
-// readManifest sends the manifest that a tag or a digest means.
-func (q *request) readManifest() error {
-	a, content, err := q.forge.Manifest(q.r.Context(), q.by.Principal, q.project, q.image, q.reference)
+// readManifest sends the manifest that a tag or a digest means, or only says
+// what it would send.
+func (q *request) readManifest() (err error) {
+	var a tidelock.Artifact
+	var content []byte
+	if q.r.Method == http.MethodHead {
+		a, err = q.forge.StatManifest(q.r.Context(), q.by.Principal, q.project, q.image, q.reference)
+	} else {
+		a, content, err = q.forge.Manifest(q.r.Context(), q.by.Principal, q.project, q.image, q.reference)
+	}
 	if err != nil {
 		if tidelock.KindOf(err) == tidelock.Invalid { // no such tag can be there
 			return registry.Errorf(tidelock.NotFound, registry.ManifestUnknown, "%s", messageOf(err))
@@ -26,7 +33,7 @@ func (q *request) readManifest() error {
 	}
 	h := q.w.Header()
 	h.Set("Content-Type", a.MediaType)
-	h.Set("Content-Length", strconv.Itoa(len(content)))
+	h.Set("Content-Length", strconv.FormatInt(a.Size, 10))
 	h.Set("Docker-Content-Digest", string(a.Digest))
 	h.Set("Etag", `"`+string(a.Digest)+`"`)
 	q.w.WriteHeader(http.StatusOK)

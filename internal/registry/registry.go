@@ -281,22 +281,37 @@ func (r *Registry) PutManifestAs(ctx context.Context, name Name, digest tidelock
 // Manifest returns a manifest of an image and the media type that its bytes
 // tell.
 func (r *Registry) Manifest(ctx context.Context, name Name, digest tidelock.Digest) (mediaType string, body []byte, err error) {
-	if err := tidelock.ValidDigest(digest); err != nil {
+	if body, err = r.ManifestBody(ctx, name, digest); err != nil {
 		return "", nil, err
-	}
-	if _, err := r.stat(ctx, manifestLink(name, digest), digest, errNoManifest(digest)); err != nil {
-		return "", nil, err
-	}
-	body, err = r.medium.GetContent(ctx, blobPath(digest))
-	switch {
-	case missing(err):
-		return "", nil, errNoManifest(digest)
-	case err != nil:
-		return "", nil, fmt.Errorf("read manifest %s: %w", digest, err)
-	case sumOf(algorithmOf(digest), body) != digest:
-		return "", nil, fmt.Errorf("manifest %s of %s has changed on its medium", digest, name)
 	}
 	return mediaTypeOf(body), body, nil
+}
+
+// ManifestBody is Manifest for those who know the media type: to find it out of
+// a large manifest takes longer than to read it.
+func (r *Registry) ManifestBody(ctx context.Context, name Name, digest tidelock.Digest) ([]byte, error) {
+	if err := r.StatManifest(ctx, name, digest); err != nil {
+		return nil, err
+	}
+	body, err := r.medium.GetContent(ctx, blobPath(digest))
+	switch {
+	case missing(err):
+		return nil, errNoManifest(digest)
+	case err != nil:
+		return nil, fmt.Errorf("read manifest %s: %w", digest, err)
+	case sumOf(algorithmOf(digest), body) != digest:
+		return nil, fmt.Errorf("manifest %s of %s has changed on its medium", digest, name)
+	}
+	return body, nil
+}
+
+// StatManifest is NotFound for a manifest that an image does not have.
+func (r *Registry) StatManifest(ctx context.Context, name Name, digest tidelock.Digest) error {
+	if err := tidelock.ValidDigest(digest); err != nil {
+		return err
+	}
+	_, err := r.stat(ctx, manifestLink(name, digest), digest, errNoManifest(digest))
+	return err
 }
 
 // RemoveManifest takes a manifest out of an image, as RemoveBlob does a blob.
