@@ -90,8 +90,14 @@ func (f *Forge) resolveDigest(ctx context.Context, i tidelock.Image, digest tide
 	if err != nil {
 		return tidelock.Head{}, fmt.Errorf("list the tags of artifact %s: %w", digest, err)
 	}
-	if len(tags) > 0 {
-		return f.tagHead(ctx, i, tags[0].Name)
+	for _, tag := range tags {
+		tagged, err := f.store.TagHead(ctx, i.ID, tag.Name)
+		switch {
+		case err == nil && tagged.Digest == digest:
+			return tagged, nil
+		case err != nil && tidelock.KindOf(err) != tidelock.NotFound:
+			return tidelock.Head{}, fmt.Errorf("read tag %q of image %d: %w", tag.Name, i.ID, err)
+		} // it was moved or removed just now, and the artifact is still there
 	}
 	return head, nil
 }
