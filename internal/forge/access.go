@@ -85,21 +85,21 @@ const (
 	ReadGroupAudit       Action = "read group audit log"
 
 	// On the forge as a whole.
-	Browse         Action = "list projects and groups" // those it may see
-	ReadVersion    Action = "read version"
-	ReadSignerKeys Action = "read signing keys"
-	ReadSelf       Action = "read own user"
-	ReadUsers      Action = "read users"
-	CreateTopGroup Action = "create top-level group"
-	ReadOwnTokens  Action = "read own tokens"
-	ManageOwnToken Action = "manage own tokens"
-	RevokeOwnToken Action = "revoke own tokens"
-	ReadOwnKeys    Action = "read own SSH keys"
-	ManageOwnKeys  Action = "manage own SSH keys"
-	RotateOwnToken Action = "rotate own tokens"
-	RotateSelf     Action = "rotate the token in use"
-	Oversee        Action = "oversee"    // read what is everybody's
-	Administer     Action = "administer" // and change it
+	Browse          Action = "list projects and groups" // those it may see
+	ReadVersion     Action = "read version"
+	ReadSigningKeys Action = "read signing keys"
+	ReadSelf        Action = "read own user"
+	ReadUsers       Action = "read users"
+	CreateTopGroup  Action = "create top-level group"
+	ReadOwnTokens   Action = "read own tokens"
+	ManageOwnToken  Action = "manage own tokens"
+	RevokeOwnToken  Action = "revoke own tokens"
+	ReadOwnKeys     Action = "read own SSH keys"
+	ManageOwnKeys   Action = "manage own SSH keys"
+	RotateOwnToken  Action = "rotate own tokens"
+	RotateSelf      Action = "rotate the token in use"
+	Oversee         Action = "oversee"    // read what is everybody's
+	Administer      Action = "administer" // and change it
 )
 
 // A Target is what an action is done to: a project, a group (or user
@@ -242,21 +242,21 @@ var rules = map[Action]rule{
 	ManageGroupVariables: {on: onGroup, member: tidelock.Owner, scopes: apiWrite},
 	ReadGroupAudit:       {on: onGroup, member: tidelock.Owner, scopes: apiRead},
 
-	Browse:         {on: onForge, anyone: true, scopes: apiRead},
-	ReadVersion:    {on: onForge, signedIn: true, scopes: userRead},
-	ReadSignerKeys: {on: onForge, anyone: true, scopes: anyScope},
-	ReadSelf:       {on: onForge, signedIn: true, scopes: userRead},
-	ReadUsers:      {on: onForge, signedIn: true, scopes: userRead},
-	CreateTopGroup: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
-	ReadOwnTokens:  {on: onForge, signedIn: true, scopes: apiRead},
-	ManageOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
-	RevokeOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
-	ReadOwnKeys:    {on: onForge, signedIn: true, scopes: userRead},
-	ManageOwnKeys:  {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
-	Oversee:        {on: onForge, scopes: apiRead},
-	RotateOwnToken: {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
-	RotateSelf:     {on: onForge, signedIn: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeSelfRotate}},
-	Administer:     {on: onForge, scopes: apiWrite},
+	Browse:          {on: onForge, anyone: true, scopes: apiRead},
+	ReadVersion:     {on: onForge, signedIn: true, scopes: userRead},
+	ReadSigningKeys: {on: onForge, anyone: true, scopes: anyScope},
+	ReadSelf:        {on: onForge, signedIn: true, scopes: userRead},
+	ReadUsers:       {on: onForge, signedIn: true, scopes: userRead},
+	CreateTopGroup:  {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	ReadOwnTokens:   {on: onForge, signedIn: true, scopes: apiRead},
+	ManageOwnToken:  {on: onForge, signedIn: true, noBots: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeK8sProxy}},
+	RevokeOwnToken:  {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	ReadOwnKeys:     {on: onForge, signedIn: true, scopes: userRead},
+	ManageOwnKeys:   {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	Oversee:         {on: onForge, scopes: apiRead},
+	RotateOwnToken:  {on: onForge, signedIn: true, noBots: true, scopes: apiWrite},
+	RotateSelf:      {on: onForge, signedIn: true, scopes: []tidelock.Scope{tidelock.ScopeAPI, tidelock.ScopeSelfRotate}},
+	Administer:      {on: onForge, scopes: apiWrite},
 }
 
 // A ScopeError says that a token lacks every scope that would do.

@@ -243,7 +243,7 @@ var onGroups = []forge.Action{
 }
 
 var onForge = []forge.Action{
-	forge.ReadSignerKeys,
+	forge.ReadSigningKeys,
 	forge.ReadOwnKeys, forge.ManageOwnKeys,
 	forge.Browse, forge.ReadVersion, forge.ReadSelf, forge.ReadUsers, forge.CreateTopGroup, forge.ReadOwnTokens,
 	forge.ManageOwnToken, forge.RevokeOwnToken, forge.Oversee, forge.Administer,

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"tidelock.dev"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/signing"
 )
 
@@ -94,10 +94,6 @@ func (f *Forge) ReportRules(ctx context.Context, p Principal, idOrPath string) (
 	return f.store.ReportRules(ctx, project.ID)
 }
 
-// mediaType is that of RFC 6838, as the OCI specification wants it for an
-// artifactType.
-var mediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
-
 const maxReportRules = 20
 
 // AddReportRule holds, from now on, what lacks a report of a type.
@@ -106,7 +102,7 @@ func (f *Forge) AddReportRule(ctx context.Context, p Principal, idOrPath string,
 	if err != nil {
 		return tidelock.ReportRule{}, err
 	}
-	if !mediaType.MatchString(rule.Type) {
+	if !registry.ValidMediaType(rule.Type) {
 		return tidelock.ReportRule{}, tidelock.FieldErrorf(tidelock.Invalid, "artifact_type", "is not a media type such as application/sarif+json")
 	}
 	detail := "of anybody who may push"

@@ -14,7 +14,7 @@ import (
 // SigningKeys lists the public keys by which artifacts that this forge made
 // are verified: the one in use, and then those before it, newest first.
 func (f *Forge) SigningKeys(ctx context.Context, p Principal) ([]signing.PublicKey, error) {
-	if err := f.Allow(ctx, p, ReadSignerKeys, OnForge); err != nil {
+	if err := f.Allow(ctx, p, ReadSigningKeys, OnForge); err != nil {
 		return nil, err
 	}
 	return f.signingKeys(), nil

@@ -35,8 +35,11 @@ var (
 	indexTypes = []string{tidelock.MediaTypeIndex, mediaTypeDockerList}
 )
 
-// validMediaType is what RFC 6838 allows, without parameters.
-var validMediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+var mediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+
+// ValidMediaType reports whether a text is a media type as RFC 6838 has it,
+// without parameters: what the OCI specification wants for an artifactType.
+func ValidMediaType(text string) bool { return mediaType.MatchString(text) }
 
 // ParseManifest reads a manifest of an image, or an index of others, that is
 // given as a media type; when that is empty, the manifest must tell. It fills
@@ -126,7 +129,7 @@ func (p *parser) manifest(given string) (a tidelock.Artifact) {
 	}
 	a.MediaType = given
 	p.read("artifactType", &a.Type)
-	if a.Type != "" && !validMediaType.MatchString(a.Type) {
+	if a.Type != "" && !ValidMediaType(a.Type) {
 		p.fail("has an artifactType that is not a media type: %.100q", a.Type)
 	}
 	switch {
@@ -196,7 +199,7 @@ func (p *parser) descriptor(name string, raw json.RawMessage) (part tidelock.Par
 	switch {
 	case d.err != nil:
 		p.fail("has a descriptor in %q with a field of the wrong type", name)
-	case !validMediaType.MatchString(part.MediaType):
+	case !ValidMediaType(part.MediaType):
 		p.fail("has a descriptor in %q without a valid mediaType: %.100q", name, part.MediaType)
 	case tidelock.ValidDigest(part.Digest) != nil:
 		p.fail("has a descriptor in %q without a valid digest: %.150q", name, string(part.Digest))
