@@ -65,6 +65,11 @@ type Summary struct {
 	Bytes        int64 // of all members, before compression
 	// Missing are projects that were deleted while the archive was made.
 	Missing []tidelock.ProjectID
+	// Lost is content that images have by the database and that is not in the
+	// archive, or not as it was: it was removed while the archive was made, was
+	// lost before, or lies in a bucket, which no archive has. Create leaves it
+	// to Verify.
+	Lost []string
 }
 
 // format is the version of the archive's form. The first had no content of

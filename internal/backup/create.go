@@ -284,5 +284,16 @@ func (s Summary) String() string {
 		ids := strings.Trim(fmt.Sprint(s.Missing), "[]")
 		text += "; deleted meanwhile: projects " + ids
 	}
+	const most = 10
+	if n := len(s.Lost); n > 0 {
+		text += fmt.Sprintf("\nwarning: of images, %d manifests and blobs are not in the archive", n)
+		for _, lost := range s.Lost[:min(n, most)] {
+			text += "\n  " + lost
+		}
+		if n > most {
+			text += "\n  and more"
+		}
+		text += "\nthis is as it should be if they are in a bucket (--registry-url), or were deleted while the backup was made;\notherwise push them again"
+	}
 	return text
 }

@@ -38,7 +38,7 @@ func Verify(ctx context.Context, d Data, archive io.Reader, o Options) (_ Summar
 	if err := x.run(ctx, archive); err != nil {
 		return Summary{}, err
 	}
-	return x.manifest.summary(x.header), nil
+	return x.summary(), nil
 }
 
 // An extraction reads one archive into a folder, and believes nothing in it.
@@ -56,6 +56,7 @@ type extraction struct {
 	members  []member // but the manifest
 	names    map[string]bool
 	bundles  map[tidelock.ProjectID]int
+	record   record
 }
 
 // damaged is an error of what was read.
@@ -205,6 +206,7 @@ func (x *extraction) readTable(name string, content io.Reader) error {
 		if t.Name != name {
 			continue
 		}
+		content := x.record.watch(t, content)
 		if !x.keep {
 			if err := t.Check(content); err != nil {
 				return damaged("%v", err)
@@ -214,6 +216,12 @@ func (x *extraction) readTable(name string, content io.Reader) error {
 		return writeNew(x.tableFile(name), content)
 	}
 	return damaged("its table %.100q is not announced", name)
+}
+
+func (x *extraction) summary() Summary {
+	s := x.manifest.summary(x.header)
+	s.Lost = x.record.lost(x.members)
+	return s
 }
 
 func (x *extraction) tableFile(name string) string {

@@ -48,7 +48,7 @@ func Restore(ctx context.Context, d Data, archive io.Reader, o Options) (_ Summa
 	if err := errors.Join(os.RemoveAll(stage), syncDir(d.Dir)); err != nil {
 		return Summary{}, fmt.Errorf("tidy up after the restore: %w", err)
 	}
-	return x.manifest.summary(x.header), nil
+	return x.summary(), nil
 }
 
 // notData may be in an empty folder: the lock that the caller holds, and what

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"strings"
+
+	"tidelock.dev"
 )
 
 // fileName is what files of content are called below a disk's root.
@@ -18,6 +21,16 @@ func IsFile(name string) bool { return len(name) < 1000 && fileName.MatchString(
 
 // FilePath is where a file of content lies in a folder that Open was given.
 func FilePath(dir, name string) string { return filepath.Join(dir, root, filepath.FromSlash(name)) }
+
+// FilesOf names the files that make a blob or a manifest one of an image's: the
+// link to its content, and the content.
+func FilesOf(name Name, digest tidelock.Digest, manifest bool) (link, data string) {
+	link = blobLink(name, digest)
+	if manifest {
+		link = manifestLink(name, digest)
+	}
+	return strings.TrimPrefix(link, root+"/"), strings.TrimPrefix(blobPath(digest), root+"/")
+}
 
 // Files calls f for every file of content in a folder that Open was given, for
 // a copy that is made while others use it. A file may be gone when f looks.

@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/backup"
+	"tidelock.dev/internal/registry"
 	"tidelock.dev/internal/server"
 	"tidelock.dev/internal/servertest"
 )
@@ -29,8 +31,9 @@ func TestBackupHasImages(t *testing.T) {
 	token := s.Token
 	s.Stop()
 
-	if _, err := backup.Verify(t.Context(), server.Data("", ""), bytes.NewReader(archive.Bytes()), backup.Options{}); err != nil {
-		t.Fatal(err)
+	summary, err := backup.Verify(t.Context(), server.Data("", ""), bytes.NewReader(archive.Bytes()), backup.Options{})
+	if err != nil || len(summary.Lost) != 0 {
+		t.Fatalf("got %v, %v", summary, err)
 	}
 	dir := filepath.Join(t.TempDir(), "data")
 	if _, err := server.Restore(t.Context(), dir, "", bytes.NewReader(archive.Bytes()), backup.Options{}); err != nil {
@@ -50,6 +53,46 @@ func TestBackupHasImages(t *testing.T) {
 		got, err := client.Do(t.Context(), http.MethodGet, path, nil)
 		if err != nil || got.Status != http.StatusOK || got.Body != want {
 			t.Errorf("%s: got %d %s, %v", path, got.Status, got.Body, err)
+		}
+	}
+}
+
+// What images should have and a backup does not is named when it is verified
+// and when it is restored; the rest is restored.
+func TestBackupTellsOfLostContent(t *testing.T) {
+	s := servertest.Start(t)
+	s.Project("team/site", tidelock.Private)
+	digest, _, err := s.OCI("root", s.Token).Push(t.Context(), "team/site/web", "1.0.0", []byte("the layer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(digest tidelock.Digest) string {
+		_, data := registry.FilesOf("", digest, false)
+		return registry.FilePath(filepath.Join(s.DataDir, "registry"), data)
+	}
+	layer := tidelock.DigestOf([]byte("the layer"))
+	if err := os.Remove(file(layer)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file(digest), []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if _, err := backup.Create(t.Context(), server.Data(s.DataDir, ""), &archive, backup.Options{Version: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	verified, err := backup.Verify(t.Context(), server.Data("", ""), bytes.NewReader(archive.Bytes()), backup.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored, err := server.Restore(t.Context(), filepath.Join(t.TempDir(), "data"), "", bytes.NewReader(archive.Bytes()), backup.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, summary := range []backup.Summary{verified, restored} {
+		text := summary.String()
+		if len(summary.Lost) != 2 || !strings.Contains(text, string(layer)+` of image "web" of project`) || !strings.Contains(text, string(digest)) {
+			t.Errorf("got %s", text)
 		}
 	}
 }
