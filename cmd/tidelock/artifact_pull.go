@@ -139,6 +139,6 @@ type pulled struct {
 }
 
 func (p pulled) table(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "%s: %d files, %s, of %s (%s)\n", plain(p.Dir), p.Files, bytesOf(p.Size), p.Digest, plain(orDash(p.Revision)))
+	_, err := fmt.Fprintf(w, "%s: %s, %s, of %s (%s)\n", plain(p.Dir), counted(p.Files, "file"), bytesOf(p.Size), p.Digest, plain(orDash(p.Revision)))
 	return err
 }

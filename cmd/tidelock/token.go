@@ -14,10 +14,10 @@ import (
 
 func newTokenCommand(env *environment) *cobra.Command {
 	cmd := parent("token", "Create, list, rotate and revoke access tokens", `
-Access tokens open the API and Git. A personal token acts as its user; a
-project or group token as a bot that is a member there; a deploy token only
-reads the repositories of one project or group or, with the scope api, says
-what became of their commits.`)
+Access tokens open the API, Git and the registry. A personal token acts as its
+user; a project or group token as a bot that is a member there; a deploy token
+only reads the repositories of one project or group, pulls and pushes its images
+or, with the scope api, says what became of their commits.`)
 	var source sourceFlags
 	source.add(cmd)
 	cmd.AddCommand(newTokenCreateCommand(env, &source), newTokenListCommand(env, &source),
