@@ -93,6 +93,10 @@ func (p *Packer) deliverHead(ctx context.Context, project tidelock.Project, head
 			return err
 		})
 	}
+	if tidelock.KindOf(err) == tidelock.TooLarge { // and so it will be the next time
+		j.warn(ctx, "commit cannot be looked at", err, "project", project.ID, "ref", head.Ref, "commit", head.Commit)
+		err = nil
+	}
 	if err != nil {
 		return err
 	}

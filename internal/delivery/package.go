@@ -170,7 +170,8 @@ func Inputs(tree Tree, app Application, watched []string) (tidelock.Digest, erro
 // one all applications are packaged again.
 const format = 1
 
+// absent reports whether nothing can be made of what is at a path.
 func absent(err error) bool {
 	kind := tidelock.KindOf(err)
-	return kind == tidelock.NotFound || kind == tidelock.Invalid
+	return kind == tidelock.NotFound || kind == tidelock.Invalid || kind == tidelock.TooLarge
 }

@@ -26,6 +26,9 @@ type View struct {
 // can be a directory under any number of names.
 const maxKept = 500_000
 
+// maxTree is the size, in bytes, above which a directory is not read.
+const maxTree = 8 << 20
+
 // View runs fn with a View of a commit, which is valid until fn returns.
 func (r *Repo) View(ctx context.Context, commit tidelock.CommitID, fn func(*View) error) error {
 	if !isObjectName(commit) {
@@ -92,7 +95,8 @@ func (v *View) Entry(name string) (TreeEntry, error) {
 }
 
 // Dir lists a directory in git's order, without the sizes of files. Something
-// else at the path is of kind NotFound.
+// else at the path is of kind NotFound, one of more than maxTree bytes of kind
+// TooLarge.
 func (v *View) Dir(name string) ([]TreeEntry, error) {
 	if entries, known := v.dirs[name]; known {
 		return entries, nil
@@ -117,7 +121,10 @@ func (v *View) Dir(name string) ([]TreeEntry, error) {
 
 // read reads a tree object, whose entries are "<mode> <name>\0<binary id>".
 func (v *View) read(id tidelock.CommitID, dir string) ([]TreeEntry, error) {
-	kind, content, err := v.objects.get(id)
+	kind, content, err := v.objects.getAtMost(id, maxTree)
+	if tidelock.KindOf(err) == tidelock.TooLarge {
+		return nil, tidelock.Errorf(tidelock.TooLarge, "the directory %.200q has too many files: %v", dir, err)
+	}
 	if err != nil {
 		return nil, err
 	}

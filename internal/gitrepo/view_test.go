@@ -1,7 +1,9 @@
 package gitrepo_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,5 +87,50 @@ func TestView(t *testing.T) {
 		if err := repo.View(t.Context(), id, never); tidelock.KindOf(err) != tidelock.NotFound {
 			t.Errorf("%q: got error %v", id, err)
 		}
+	}
+}
+
+// A directory that is too large spoils nothing of what is read after it.
+func TestViewOfALargeDirectory(t *testing.T) {
+	repo := create(t)
+	work := clone(t, repo)
+	commit(t, work, "a.yaml", "a: 1\n", "one")
+	blob := git(t, work, "rev-parse", "HEAD:a.yaml")
+	list := filepath.Join(t.TempDir(), "list")
+	var entries strings.Builder
+	for i := range 80_000 {
+		fmt.Fprintf(&entries, "100644 %s\tlarge/%0100d\n", blob, i)
+	}
+	if err := os.WriteFile(list, []byte(entries.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	input, err := os.Open(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer input.Close()
+	index := exec.CommandContext(t.Context(), "git", "-C", work, "update-index", "--index-info")
+	index.Stdin = input
+	if out, err := index.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	head := commit(t, work, "b.yaml", "b: 1\n", "two")
+	git(t, work, "push", "-q", "origin", "HEAD:main")
+	err = repo.View(t.Context(), head, func(v *gitrepo.View) error {
+		if _, err := v.Dir("large"); tidelock.KindOf(err) != tidelock.TooLarge {
+			t.Errorf("got error %v for a large directory", err)
+		}
+		e, err := v.Entry("b.yaml")
+		if err != nil {
+			return err
+		}
+		content, err := v.Content(e, 100)
+		if string(content) != "b: 1\n" {
+			t.Errorf("got %q", content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
