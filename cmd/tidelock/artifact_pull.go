@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -139,6 +140,6 @@ type pulled struct {
 }
 
 func (p pulled) table(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "%s: %s, %s, of %s (%s)\n", plain(p.Dir), counted(p.Files, "file"), bytesOf(p.Size), p.Digest, plain(orDash(p.Revision)))
+	_, err := fmt.Fprintf(w, "%s: %s, %s, of %s (%s)\n", plain(p.Dir), cmp.Or(counted(p.Files, "file"), "no files"), bytesOf(p.Size), p.Digest, plain(orDash(p.Revision)))
 	return err
 }
