@@ -37,6 +37,11 @@ var large = map[string]largeRoute{
 	get + " /projects/:id/repository/archive.zip":       {},
 	get + " /projects/:id/repository/compare":           {},
 	get + " /projects/:id/repository/commits/:sha/diff": {},
+
+	del + " /projects/:id/registry/repositories/:repository_id/tags": {},
+	post + " /projects/:id/registry/retention":                       {},
+	post + " /projects/:id/registry/collect":                         {},
+	post + " /registry/collect":                                      {},
 }
 
 // admit counts the request, and tells the client how it stands.
