@@ -39,7 +39,7 @@ func TestSourcesAndPushesInTables(t *testing.T) {
 		`{"updates": [{"ref": "refs/heads/main", "new": "` + commit + `", "commit": "` + commit + `"}, {"ref": "refs/tags/v1"}]}`:                       "main@c0ffee00, v1 deleted",
 		`{"updates": [], "artifact": {"image": "team/app", "tag": "latest", "new": "` + digest + `"}}`:                                                  "team/app:latest@sha256:deadbeef",
 		`{"updates": [], "artifact": {"image": "team/app", "new": "` + digest + `"}}`:                                                                   "team/app@sha256:deadbeef",
-		`{"updates": [], "artifact": {"image": "team/app", "tag": "` + strings.Replace(digest, ":", "-", 1) + `.sig", "new": "sha256:c0ffee00c0ffee"}}`: "signature of team/app@sha256:deadbeef@sha256:c0ffee00",
+		`{"updates": [], "artifact": {"image": "team/app", "tag": "` + strings.Replace(digest, ":", "-", 1) + `.sig", "new": "sha256:c0ffee00c0ffee"}}`: "signature of team/app@sha256:deadbeef",
 		`{"updates": [], "artifact": {"image": "team/app", "tag": "latest", "new": null}}`:                                                              "team/app:latest deleted",
 		`{"updates": [], "artifact": {"image": null, "tag": "latest", "new": "` + digest + `"}}`:                                                        "an image that is gone:latest@sha256:deadbeef",
 	} {

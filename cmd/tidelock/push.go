@@ -44,13 +44,18 @@ type pushRow struct {
 func (p pushRow) what() string {
 	if a := p.Artifact; a != nil {
 		name := cmp.Or(a.Image, "an image that is gone")
-		if subject, ok := signing.SubjectOf(a.Tag); ok {
+		subject, signature := signing.SubjectOf(a.Tag)
+		switch {
+		case signature:
 			name = "signature of " + name + "@" + short(string(subject))
-		} else if a.Tag != "" {
+		case a.Tag != "":
 			name += ":" + a.Tag
 		}
-		if a.New == "" {
+		switch {
+		case a.New == "":
 			return name + " deleted"
+		case signature:
+			return name // its own digest would be taken for the other
 		}
 		return name + "@" + short(a.New)
 	}
