@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -135,6 +136,56 @@ func (f *Forge) SaveTagRule(ctx context.Context, p Principal, project tidelock.P
 		return tidelock.TagRule{}, err
 	}
 	return rule, nil
+}
+
+// SetImmutableTags makes the rules of a project that keep tags as they are those
+// of the patterns, and leaves rules by role alone.
+func (f *Forge) SetImmutableTags(ctx context.Context, p Principal, project tidelock.Project, patterns []string) error {
+	if err := f.Allow(ctx, p, ManageImages, OnProject(project)); err != nil {
+		return err
+	}
+	for _, pattern := range patterns {
+		if err := checkTagRule(tidelock.TagRule{Pattern: pattern}); err != nil {
+			return err
+		}
+	}
+	return f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		rules, err := f.store.TagRules(ctx, project.ID)
+		if err != nil {
+			return change{}, fmt.Errorf("list the tag rules of project %d: %w", project.ID, err)
+		}
+		var before []string
+		for _, r := range rules {
+			if !r.Immutable() {
+				continue
+			}
+			before = append(before, r.Pattern)
+			if !slices.Contains(patterns, r.Pattern) {
+				if err := f.store.RemoveTagRule(ctx, project.ID, r.ID); err != nil {
+					return change{}, err
+				}
+			}
+		}
+		var after []string
+		for _, pattern := range patterns {
+			if slices.Contains(after, pattern) {
+				continue
+			}
+			after = append(after, pattern)
+			if slices.Contains(before, pattern) {
+				continue
+			}
+			if _, err := f.store.SaveTagRule(ctx, tidelock.TagRule{Project: project.ID, Pattern: pattern}); err != nil {
+				return change{}, err
+			}
+		}
+		if len(rules)-len(before)+len(after) > maxTagRules {
+			return change{}, tidelock.Errorf(tidelock.Invalid, "a project may have up to %d tag rules", maxTagRules)
+		}
+		return change{act: "image tag immutability edited", on: OnProject(project), detail: differences(
+			"patterns", strings.Join(before, " "), strings.Join(after, " "),
+		)}, nil
+	})
 }
 
 func roleOrNobody(level tidelock.AccessLevel, known bool) string {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -141,6 +142,28 @@ func clientTagRules(t *testing.T, w *world, project int64) {
 	w.ask("POST", rules, `{"tag_name_pattern":"("}`, http.StatusBadRequest, nil)
 	w.ask("POST", rules, `{"tag_name_pattern":"x","minimum_access_level_for_push":"guest"}`, http.StatusBadRequest, nil)
 	w.ask("PATCH", fmt.Sprintf("%s/%d", rules, listed[0].ID), `{"tag_name_pattern":"x"}`, http.StatusBadRequest, nil)
+
+	// The immutable ones are a setting of the project, too; rules by role stay.
+	var shown struct {
+		Immutable []string `json:"tag_immutability"`
+	}
+	self := fmt.Sprintf("/projects/%d", project)
+	w.ask("GET", self, "", http.StatusOK, &shown)
+	if !slices.Equal(shown.Immutable, []string{tidelock.SemVerTags}) {
+		t.Errorf("at first immutable are %q", shown.Immutable)
+	}
+	w.ask("PUT", self, `{"tag_immutability":["^release-","^release-","^v"]}`, http.StatusOK, &shown)
+	if !slices.Equal(shown.Immutable, []string{"^release-", "^v"}) {
+		t.Errorf("then immutable are %q", shown.Immutable)
+	}
+	w.ask("PUT", self, `{"tag_immutability":["^v","("]}`, http.StatusBadRequest, nil)
+	w.ask("PUT", self, `{"tag_immutability":[]}`, http.StatusOK, &shown)
+	w.ask("GET", rules, "", http.StatusOK, &listed)
+	if len(shown.Immutable) != 0 || len(listed) != 1 || listed[0].Immutable {
+		t.Errorf("in the end immutable are %q, and the rules %+v", shown.Immutable, listed)
+	}
+	w.ask("PUT", self, `{"tag_immutability":["`+strings.ReplaceAll(tidelock.SemVerTags, `\`, `\\`)+`"]}`, http.StatusOK, &shown)
+
 	w.ask("DELETE", one, "", http.StatusNoContent, nil)
 	w.ask("DELETE", one, "", http.StatusNotFound, nil)
 }

@@ -607,7 +607,8 @@ type statisticsShape struct {
 }
 
 // addImages adds what a project says of its images, to those who may read
-// them: the retention, and with statistics=true what they hold.
+// them: the retention, to maintainers which tags are immutable, and with
+// statistics=true what they hold.
 func (a *API) addImages(r *request, p tidelock.Project, shape *projectShape) error {
 	if err := a.forge.Allow(r.ctx(), r.by, forge.ReadImages, forge.OnProject(p)); err != nil {
 		if tidelock.KindOf(err) == tidelock.Internal {
@@ -621,6 +622,17 @@ func (a *API) addImages(r *request, p tidelock.Project, shape *projectShape) err
 			return err
 		}
 		shape.Expiration = new(newExpirationShape(settings.Retention))
+	}
+	if rules, err := a.forge.TagRules(r.ctx(), r.by, p); err == nil {
+		immutable := []string{}
+		for _, rule := range rules {
+			if rule.Immutable() {
+				immutable = append(immutable, rule.Pattern)
+			}
+		}
+		shape.Immutable = &immutable
+	} else if tidelock.KindOf(err) == tidelock.Internal {
+		return err
 	}
 	if r.flag("statistics") {
 		used, _, err := a.forge.ImageUsage(r.ctx(), r.by, p)

@@ -62,6 +62,7 @@ type projectShape struct {
 
 	// Of one project, not of those in a list.
 	Expiration *expirationShape `json:"container_expiration_policy,omitempty"`
+	Immutable  *[]string        `json:"tag_immutability,omitempty"` // ours
 	Statistics *statisticsShape `json:"statistics,omitempty"`
 
 	RepositoryAccess    string `json:"repository_access_level"`
@@ -424,8 +425,14 @@ func (a *API) editProject(w http.ResponseWriter, r *request) error {
 		Visibility: given(p, "visibility", p.visibility), Archived: given(p, "archived", p.flag),
 	}
 	retention := p.expiration()
+	immutable := given(p, "tag_immutability", p.list)
 	if err := r.err(); err != nil {
 		return err
+	}
+	if immutable != nil {
+		if err := a.forge.SetImmutableTags(r.ctx(), r.by, before, *immutable); err != nil {
+			return err
+		}
 	}
 	if retention != nil {
 		if _, err := a.forge.SetRetention(r.ctx(), r.by, before, *retention); err != nil {
