@@ -26,7 +26,7 @@ const (
 	service   = "container_registry"
 	tokenLife = 5 * time.Minute
 	maxToken  = 16 << 10 // bytes
-	maxScopes = 50
+	maxScopes = 10       // each costs a search for its project
 )
 
 // A Key signs and verifies tokens.
