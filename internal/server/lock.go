@@ -43,5 +43,8 @@ func lockFolder(dir string) (*folderLock, error) {
 	return &folderLock{f}, nil
 }
 
-// release lets the next server in.
-func (l *folderLock) release() error { return l.file.Close() }
+// release lets the next server in. Closing alone would not: a child that was
+// forked, and is about to become another program, has the file open as well.
+func (l *folderLock) release() error {
+	return errors.Join(syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN), l.file.Close())
+}
