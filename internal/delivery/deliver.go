@@ -61,7 +61,7 @@ func (p *Packer) deliverHead(ctx context.Context, project tidelock.Project, head
 			return fmt.Errorf("read push %d: %w", head.Push, err)
 		}
 	}
-	todo := []Application(nil)
+	var todo []Application
 	err = j.view(ctx, func(v *gitrepo.View) error {
 		ready, err := j.readSettings(ctx, v)
 		switch {

@@ -77,16 +77,16 @@ type Forge struct {
 	checkHookURL func(*url.URL) error
 	tracer       trace.Tracer
 	compareEvery time.Duration
-	recording    projectLocks
-	marks        chan tidelock.PushID // pushes the bus has heard of
+	recording    locks[tidelock.ProjectID] // what must see refs and heads together
+	marks        chan tidelock.PushID      // pushes the bus has heard of
 	touches      chan func(context.Context) error
 	wake         chan struct{} // something became dirty
 
 	registry     *registry.Registry
 	metrics      *imageMetrics
-	signer       *signing.Signer // nil: nothing is signed
-	images       imageLocks
-	counting     projectLocks // of what their images hold
+	signer       *signing.Signer           // nil: nothing is signed
+	images       locks[registry.Name]      // what changes an image, in rows and in storage
+	counting     locks[tidelock.ProjectID] // what a project's images hold
 	usages       usages
 	imageQuota   int64
 	imageGrace   time.Duration
@@ -146,39 +146,4 @@ func publish[E any](f *Forge, event E) bool {
 		return false
 	}
 	return true
-}
-
-// projectLocks serialize what must see a project's refs and heads together.
-type projectLocks struct {
-	mu   sync.Mutex
-	held map[tidelock.ProjectID]*projectLock
-}
-
-type projectLock struct {
-	mu    sync.Mutex
-	users int
-}
-
-func (l *projectLocks) lock(id tidelock.ProjectID) (unlock func()) {
-	l.mu.Lock()
-	if l.held == nil {
-		l.held = map[tidelock.ProjectID]*projectLock{}
-	}
-	p := l.held[id]
-	if p == nil {
-		p = &projectLock{}
-		l.held[id] = p
-	}
-	p.users++
-	l.mu.Unlock()
-
-	p.mu.Lock()
-	return func() {
-		p.mu.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if p.users--; p.users == 0 {
-			delete(l.held, id)
-		}
-	}
 }

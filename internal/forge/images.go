@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"tidelock.dev"
@@ -144,42 +143,6 @@ func checkImageName(name string) error {
 		return registry.Errorf(tidelock.Invalid, registry.NameInvalid, "%.300q cannot be the name of an image", name)
 	}
 	return nil
-}
-
-// imageLocks serialize what changes the content of one image, in rows and in
-// storage.
-type imageLocks struct {
-	mu   sync.Mutex
-	held map[registry.Name]*imageLock
-}
-
-type imageLock struct {
-	mu    sync.Mutex
-	users int
-}
-
-func (l *imageLocks) lock(name registry.Name) (unlock func()) {
-	l.mu.Lock()
-	if l.held == nil {
-		l.held = map[registry.Name]*imageLock{}
-	}
-	i := l.held[name]
-	if i == nil {
-		i = &imageLock{}
-		l.held[name] = i
-	}
-	i.users++
-	l.mu.Unlock()
-
-	i.mu.Lock()
-	return func() {
-		i.mu.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if i.users--; i.users == 0 {
-			delete(l.held, name)
-		}
-	}
 }
 
 // NoteBlob remembers that an image has a blob: it was uploaded, mounted, or
