@@ -289,10 +289,17 @@ func (h *SSH) recheckKeys(ctx context.Context) {
 }
 
 func (h *SSH) closeRevoked(ctx context.Context) error {
+	// Read once: a connection that signs in while the store is asked was not
+	// asked about.
+	keys := map[*connection]tidelock.KeyID{}
 	var ids []tidelock.KeyID
-	conns := h.all()
-	for _, c := range conns {
-		if id := c.keyID(); id != 0 && !slices.Contains(ids, id) {
+	for _, c := range h.all() {
+		id := c.keyID()
+		if id == 0 {
+			continue
+		}
+		keys[c] = id
+		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}
@@ -303,8 +310,8 @@ func (h *SSH) closeRevoked(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look at keys again: %w", err)
 	}
-	for _, c := range conns {
-		if id := c.keyID(); id != 0 && !slices.Contains(live, id) {
+	for c, id := range keys {
+		if !slices.Contains(live, id) {
 			h.git.log.InfoContext(ctx, "SSH connection cut: its key is good no more", "key", id)
 			c.close()
 		}

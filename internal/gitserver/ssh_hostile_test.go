@@ -421,6 +421,43 @@ func TestSSHRevocation(t *testing.T) {
 	}
 }
 
+// A connection that signs in while the keys of others are looked at is kept.
+func TestSSHRevocationBesideSignIn(t *testing.T) {
+	w := newSSHWorld(t, options{})
+	first, _ := w.userKey(w.developer)
+	second, _ := w.userKey(w.maintainer)
+	w.mustDial(first)
+	conn, err := net.Dial("tcp", w.address)
+	must(t, err)
+	defer conn.Close()
+	look := func(during func()) {
+		t.Helper()
+		done := make(chan struct{})
+		call := func() { during(); close(done) }
+		w.store.liveKeys.Store(&call)
+		<-done
+	}
+	look(func() {}) // the server has the connection by now
+	var requests ssh.Conn
+	look(func() {
+		c, channels, answers, err := ssh.NewClientConn(conn, w.address, &ssh.ClientConfig{
+			User: gitserver.SSHUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(second)}, HostKeyCallback: ssh.FixedHostKey(w.host.PublicKey()),
+		})
+		if err != nil {
+			t.Errorf("sign in: %v", err)
+			return
+		}
+		requests = ssh.NewClient(c, channels, answers)
+	})
+	look(func() {}) // the one before has ended
+	if requests == nil {
+		return
+	}
+	if _, _, err := requests.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		t.Errorf("the connection that signed in meanwhile: %v", err)
+	}
+}
+
 // A client that falls silent is cut; one that has nothing to do too.
 func TestSSHIdle(t *testing.T) {
 	w := newSSHWorld(t, options{idle: 300 * time.Millisecond})

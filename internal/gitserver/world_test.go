@@ -299,7 +299,8 @@ func (w *world) packOf(dir string, commit tidelock.CommitID) []byte {
 // A faultyStore fails to record pushes on demand.
 type faultyStore struct {
 	forge.Store
-	broken atomic.Bool
+	broken   atomic.Bool
+	liveKeys atomic.Pointer[func()] // called once, as keys are looked at again
 }
 
 var errBroken = errors.New("disk full")
@@ -309,6 +310,13 @@ func (s *faultyStore) RecordPush(ctx context.Context, p tidelock.Push) (tidelock
 		return tidelock.Push{}, errBroken
 	}
 	return s.Store.RecordPush(ctx, p)
+}
+
+func (s *faultyStore) LiveKeys(ctx context.Context, ids []tidelock.KeyID, at time.Time) ([]tidelock.KeyID, error) {
+	if call := s.liveKeys.Swap(nil); call != nil {
+		(*call)()
+	}
+	return s.Store.LiveKeys(ctx, ids, at)
 }
 
 // pkt frames lines as git does; an empty one is flush.
