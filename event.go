@@ -39,3 +39,14 @@ type DeploymentChanged struct {
 type HooksDue struct {
 	Project ProjectID
 }
+
+// Observed says that what agents see of a project's objects may have changed.
+type Observed struct {
+	Project ProjectID
+}
+
+// RolloutChanged says that rollouts of a commit may have changed.
+type RolloutChanged struct {
+	Project ProjectID
+	Commit  CommitID
+}

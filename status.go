@@ -35,6 +35,9 @@ func (s StatusState) Done() bool {
 const (
 	ExternalStage  = "external"
 	ExternalSource = "external"
+
+	// DeployStage is the stage of the jobs that stand for rollouts.
+	DeployStage = "deploy"
 )
 
 // A Pipeline holds the statuses that were posted to one commit under one ref,

@@ -32,6 +32,8 @@ const (
 	ConfigurationServiceName = "tidelock.agent.v1.ConfigurationService"
 	// AnnouncementServiceName is the fully-qualified name of the AnnouncementService service.
 	AnnouncementServiceName = "tidelock.agent.v1.AnnouncementService"
+	// ObservationServiceName is the fully-qualified name of the ObservationService service.
+	ObservationServiceName = "tidelock.agent.v1.ObservationService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -50,6 +52,9 @@ const (
 	// AnnouncementServiceAnnounceProcedure is the fully-qualified name of the AnnouncementService's
 	// Announce RPC.
 	AnnouncementServiceAnnounceProcedure = "/tidelock.agent.v1.AnnouncementService/Announce"
+	// ObservationServiceObserveProcedure is the fully-qualified name of the ObservationService's
+	// Observe RPC.
+	ObservationServiceObserveProcedure = "/tidelock.agent.v1.ObservationService/Observe"
 )
 
 // SessionServiceClient is a client for the tidelock.agent.v1.SessionService service.
@@ -266,4 +271,75 @@ type UnimplementedAnnouncementServiceHandler struct{}
 
 func (UnimplementedAnnouncementServiceHandler) Announce(context.Context, *connect.BidiStream[AnnounceRequest, AnnounceResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tidelock.agent.v1.AnnouncementService.Announce is not implemented"))
+}
+
+// ObservationServiceClient is a client for the tidelock.agent.v1.ObservationService service.
+type ObservationServiceClient interface {
+	Observe(context.Context) (*connect.ClientStreamForClientSimple[ObserveRequest, ObserveResponse], error)
+}
+
+// NewObservationServiceClient constructs a client for the tidelock.agent.v1.ObservationService
+// service. By default, it uses the Connect protocol with the binary Protobuf Codec, asks for
+// gzipped responses, and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply
+// the connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewObservationServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) ObservationServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	observationServiceMethods := File_agent_proto.Services().ByName("ObservationService").Methods()
+	return &observationServiceClient{
+		observe: connect.NewClient[ObserveRequest, ObserveResponse](
+			httpClient,
+			baseURL+ObservationServiceObserveProcedure,
+			connect.WithSchema(observationServiceMethods.ByName("Observe")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// observationServiceClient implements ObservationServiceClient.
+type observationServiceClient struct {
+	observe *connect.Client[ObserveRequest, ObserveResponse]
+}
+
+// Observe calls tidelock.agent.v1.ObservationService.Observe.
+func (c *observationServiceClient) Observe(ctx context.Context) (*connect.ClientStreamForClientSimple[ObserveRequest, ObserveResponse], error) {
+	return c.observe.CallClientStreamSimple(ctx)
+}
+
+// ObservationServiceHandler is an implementation of the tidelock.agent.v1.ObservationService
+// service.
+type ObservationServiceHandler interface {
+	Observe(context.Context, *connect.ClientStream[ObserveRequest]) (*ObserveResponse, error)
+}
+
+// NewObservationServiceHandler builds an HTTP handler from the service implementation. It returns
+// the path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewObservationServiceHandler(svc ObservationServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	observationServiceMethods := File_agent_proto.Services().ByName("ObservationService").Methods()
+	observationServiceObserveHandler := connect.NewClientStreamHandlerSimple(
+		ObservationServiceObserveProcedure,
+		svc.Observe,
+		connect.WithSchema(observationServiceMethods.ByName("Observe")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/tidelock.agent.v1.ObservationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case ObservationServiceObserveProcedure:
+			observationServiceObserveHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedObservationServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedObservationServiceHandler struct{}
+
+func (UnimplementedObservationServiceHandler) Observe(context.Context, *connect.ClientStream[ObserveRequest]) (*ObserveResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidelock.agent.v1.ObservationService.Observe is not implemented"))
 }

@@ -139,6 +139,119 @@ func (Progress_Via) EnumDescriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{8, 1}
 }
 
+type Observation_ObservedState int32
+
+const (
+	Observation_OBSERVED_STATE_UNSPECIFIED Observation_ObservedState = 0
+	Observation_OBSERVED_STATE_PROGRESSING Observation_ObservedState = 1
+	Observation_OBSERVED_STATE_BLOCKED     Observation_ObservedState = 2
+	Observation_OBSERVED_STATE_READY       Observation_ObservedState = 3
+	Observation_OBSERVED_STATE_FAILED      Observation_ObservedState = 4
+	Observation_OBSERVED_STATE_STALLED     Observation_ObservedState = 5
+)
+
+// Enum value maps for Observation_ObservedState.
+var (
+	Observation_ObservedState_name = map[int32]string{
+		0: "OBSERVED_STATE_UNSPECIFIED",
+		1: "OBSERVED_STATE_PROGRESSING",
+		2: "OBSERVED_STATE_BLOCKED",
+		3: "OBSERVED_STATE_READY",
+		4: "OBSERVED_STATE_FAILED",
+		5: "OBSERVED_STATE_STALLED",
+	}
+	Observation_ObservedState_value = map[string]int32{
+		"OBSERVED_STATE_UNSPECIFIED": 0,
+		"OBSERVED_STATE_PROGRESSING": 1,
+		"OBSERVED_STATE_BLOCKED":     2,
+		"OBSERVED_STATE_READY":       3,
+		"OBSERVED_STATE_FAILED":      4,
+		"OBSERVED_STATE_STALLED":     5,
+	}
+)
+
+func (x Observation_ObservedState) Enum() *Observation_ObservedState {
+	p := new(Observation_ObservedState)
+	*p = x
+	return p
+}
+
+func (x Observation_ObservedState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Observation_ObservedState) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[2].Descriptor()
+}
+
+func (Observation_ObservedState) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[2]
+}
+
+func (x Observation_ObservedState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Observation_ObservedState.Descriptor instead.
+func (Observation_ObservedState) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16, 0}
+}
+
+type Observation_Health int32
+
+const (
+	Observation_HEALTH_UNSPECIFIED Observation_Health = 0 // not known
+	Observation_HEALTH_HEALTHY     Observation_Health = 1
+	Observation_HEALTH_PROGRESSING Observation_Health = 2
+	Observation_HEALTH_FAILED      Observation_Health = 3
+	Observation_HEALTH_MISSING     Observation_Health = 4
+)
+
+// Enum value maps for Observation_Health.
+var (
+	Observation_Health_name = map[int32]string{
+		0: "HEALTH_UNSPECIFIED",
+		1: "HEALTH_HEALTHY",
+		2: "HEALTH_PROGRESSING",
+		3: "HEALTH_FAILED",
+		4: "HEALTH_MISSING",
+	}
+	Observation_Health_value = map[string]int32{
+		"HEALTH_UNSPECIFIED": 0,
+		"HEALTH_HEALTHY":     1,
+		"HEALTH_PROGRESSING": 2,
+		"HEALTH_FAILED":      3,
+		"HEALTH_MISSING":     4,
+	}
+)
+
+func (x Observation_Health) Enum() *Observation_Health {
+	p := new(Observation_Health)
+	*p = x
+	return p
+}
+
+func (x Observation_Health) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Observation_Health) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[3].Descriptor()
+}
+
+func (Observation_Health) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[3]
+}
+
+func (x Observation_Health) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Observation_Health.Descriptor instead.
+func (Observation_Health) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16, 1}
+}
+
 type RegisterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random, made once per agent process.
@@ -1293,6 +1406,525 @@ func (x *Resync) GetReason() string {
 	return ""
 }
 
+// ObserveRequest holds a part of the set. The whole set may take several
+// messages: begin is set on the first, end on the last, and the server forgets
+// what was in none of them. Both are set on one that holds it all.
+type ObserveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Begin         bool                   `protobuf:"varint,1,opt,name=begin,proto3" json:"begin,omitempty"`
+	End           bool                   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	Upserts       []*Observation         `protobuf:"bytes,3,rep,name=upserts,proto3" json:"upserts,omitempty"`
+	Removals      []string               `protobuf:"bytes,4,rep,name=removals,proto3" json:"removals,omitempty"` // object ids, never between begin and end
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRequest) Reset() {
+	*x = ObserveRequest{}
+	mi := &file_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRequest) ProtoMessage() {}
+
+func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
+func (*ObserveRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ObserveRequest) GetBegin() bool {
+	if x != nil {
+		return x.Begin
+	}
+	return false
+}
+
+func (x *ObserveRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
+func (x *ObserveRequest) GetUpserts() []*Observation {
+	if x != nil {
+		return x.Upserts
+	}
+	return nil
+}
+
+func (x *ObserveRequest) GetRemovals() []string {
+	if x != nil {
+		return x.Removals
+	}
+	return nil
+}
+
+type ObserveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveResponse) Reset() {
+	*x = ObserveResponse{}
+	mi := &file_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveResponse) ProtoMessage() {}
+
+func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
+func (*ObserveResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{15}
+}
+
+// An Observation is how one object of Flux's stands. It replaces the one
+// before of the same object whole. Spans count back from when the message was
+// written, on the agent's monotonic clock, so that no clocks are compared;
+// unset means not yet, or not seen.
+type Observation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "<kind>/<namespace>/<name>" of a source that is served, or of a
+	// Kustomization or HelmRelease that applies one.
+	Object    string                    `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Uid       string                    `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Suspended bool                      `protobuf:"varint,3,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	State     Observation_ObservedState `protobuf:"varint,4,opt,name=state,proto3,enum=tidelock.agent.v1.Observation_ObservedState" json:"state,omitempty"`
+	Reason    string                    `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message   string                    `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"` // clipped to 4 KiB by the agent
+	Revision  string                    `protobuf:"bytes,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	Interval  *durationpb.Duration      `protobuf:"bytes,8,opt,name=interval,proto3" json:"interval,omitempty"`
+	Requested bool                      `protobuf:"varint,9,opt,name=requested,proto3" json:"requested,omitempty"`
+	Since     *durationpb.Duration      `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"` // State or Health changed this long ago
+	// Of appliers only.
+	Attempted     string               `protobuf:"bytes,11,opt,name=attempted,proto3" json:"attempted,omitempty"`
+	Source        string               `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"` // id of the source
+	Path          string               `protobuf:"bytes,13,opt,name=path,proto3" json:"path,omitempty"`
+	Namespace     string               `protobuf:"bytes,14,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Environment   string               `protobuf:"bytes,15,opt,name=environment,proto3" json:"environment,omitempty"`
+	DependsOn     []string             `protobuf:"bytes,16,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	Timeout       *durationpb.Duration `protobuf:"bytes,17,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Health        Observation_Health   `protobuf:"varint,18,opt,name=health,proto3,enum=tidelock.agent.v1.Observation_Health" json:"health,omitempty"`
+	Objects       int32                `protobuf:"varint,19,opt,name=objects,proto3" json:"objects,omitempty"`
+	Unhealthy     []*ObjectHealth      `protobuf:"bytes,20,rep,name=unhealthy,proto3" json:"unhealthy,omitempty"` // 20 at most, the worst first
+	Outcomes      []*Outcome           `protobuf:"bytes,21,rep,name=outcomes,proto3" json:"outcomes,omitempty"`   // 8 at most, newest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observation) Reset() {
+	*x = Observation{}
+	mi := &file_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observation) ProtoMessage() {}
+
+func (x *Observation) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observation.ProtoReflect.Descriptor instead.
+func (*Observation) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Observation) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Observation) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Observation) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *Observation) GetState() Observation_ObservedState {
+	if x != nil {
+		return x.State
+	}
+	return Observation_OBSERVED_STATE_UNSPECIFIED
+}
+
+func (x *Observation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Observation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Observation) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *Observation) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Observation) GetRequested() bool {
+	if x != nil {
+		return x.Requested
+	}
+	return false
+}
+
+func (x *Observation) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Observation) GetAttempted() string {
+	if x != nil {
+		return x.Attempted
+	}
+	return ""
+}
+
+func (x *Observation) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Observation) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Observation) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Observation) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *Observation) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *Observation) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Observation) GetHealth() Observation_Health {
+	if x != nil {
+		return x.Health
+	}
+	return Observation_HEALTH_UNSPECIFIED
+}
+
+func (x *Observation) GetObjects() int32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *Observation) GetUnhealthy() []*ObjectHealth {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return nil
+}
+
+func (x *Observation) GetOutcomes() []*Outcome {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+type ObjectHealth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // with group: "apps/Deployment"
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Health        Observation_Health     `protobuf:"varint,4,opt,name=health,proto3,enum=tidelock.agent.v1.Observation_Health" json:"health,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string                 `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"` // clipped to 1 KiB
+	Pod           string                 `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectHealth) Reset() {
+	*x = ObjectHealth{}
+	mi := &file_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectHealth) ProtoMessage() {}
+
+func (x *ObjectHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectHealth.ProtoReflect.Descriptor instead.
+func (*ObjectHealth) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ObjectHealth) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ObjectHealth) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectHealth) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectHealth) GetHealth() Observation_Health {
+	if x != nil {
+		return x.Health
+	}
+	return Observation_HEALTH_UNSPECIFIED
+}
+
+func (x *ObjectHealth) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ObjectHealth) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ObjectHealth) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+// An Outcome is what became of one revision. Spans as in Observation.
+type Outcome struct {
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	Revision      string                    `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	State         Observation_ObservedState `protobuf:"varint,2,opt,name=state,proto3,enum=tidelock.agent.v1.Observation_ObservedState" json:"state,omitempty"`
+	Reason        string                    `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string                    `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // clipped to 1 KiB
+	Health        Observation_Health        `protobuf:"varint,5,opt,name=health,proto3,enum=tidelock.agent.v1.Observation_Health" json:"health,omitempty"`
+	Attempted     *durationpb.Duration      `protobuf:"bytes,6,opt,name=attempted,proto3" json:"attempted,omitempty"`
+	Applied       *durationpb.Duration      `protobuf:"bytes,7,opt,name=applied,proto3" json:"applied,omitempty"`
+	Healthy       *durationpb.Duration      `protobuf:"bytes,8,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Failed        *durationpb.Duration      `protobuf:"bytes,9,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Outcome) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *Outcome) GetState() Observation_ObservedState {
+	if x != nil {
+		return x.State
+	}
+	return Observation_OBSERVED_STATE_UNSPECIFIED
+}
+
+func (x *Outcome) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Outcome) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Outcome) GetHealth() Observation_Health {
+	if x != nil {
+		return x.Health
+	}
+	return Observation_HEALTH_UNSPECIFIED
+}
+
+func (x *Outcome) GetAttempted() *durationpb.Duration {
+	if x != nil {
+		return x.Attempted
+	}
+	return nil
+}
+
+func (x *Outcome) GetApplied() *durationpb.Duration {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *Outcome) GetHealthy() *durationpb.Duration {
+	if x != nil {
+		return x.Healthy
+	}
+	return nil
+}
+
+func (x *Outcome) GetFailed() *durationpb.Duration {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -1407,13 +2039,76 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"project_id\x18\x03 \x01(\x03R\tprojectId\" \n" +
 	"\x06Resync\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason2e\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x8e\x01\n" +
+	"\x0eObserveRequest\x12\x14\n" +
+	"\x05begin\x18\x01 \x01(\bR\x05begin\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\x128\n" +
+	"\aupserts\x18\x03 \x03(\v2\x1e.tidelock.agent.v1.ObservationR\aupserts\x12\x1a\n" +
+	"\bremovals\x18\x04 \x03(\tR\bremovals\"\x11\n" +
+	"\x0fObserveResponse\"\xcf\b\n" +
+	"\vObservation\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tsuspended\x18\x03 \x01(\bR\tsuspended\x12B\n" +
+	"\x05state\x18\x04 \x01(\x0e2,.tidelock.agent.v1.Observation.ObservedStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1a\n" +
+	"\brevision\x18\a \x01(\tR\brevision\x125\n" +
+	"\binterval\x18\b \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1c\n" +
+	"\trequested\x18\t \x01(\bR\trequested\x12/\n" +
+	"\x05since\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x1c\n" +
+	"\tattempted\x18\v \x01(\tR\tattempted\x12\x16\n" +
+	"\x06source\x18\f \x01(\tR\x06source\x12\x12\n" +
+	"\x04path\x18\r \x01(\tR\x04path\x12\x1c\n" +
+	"\tnamespace\x18\x0e \x01(\tR\tnamespace\x12 \n" +
+	"\venvironment\x18\x0f \x01(\tR\venvironment\x12\x1d\n" +
+	"\n" +
+	"depends_on\x18\x10 \x03(\tR\tdependsOn\x123\n" +
+	"\atimeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12=\n" +
+	"\x06health\x18\x12 \x01(\x0e2%.tidelock.agent.v1.Observation.HealthR\x06health\x12\x18\n" +
+	"\aobjects\x18\x13 \x01(\x05R\aobjects\x12=\n" +
+	"\tunhealthy\x18\x14 \x03(\v2\x1f.tidelock.agent.v1.ObjectHealthR\tunhealthy\x126\n" +
+	"\boutcomes\x18\x15 \x03(\v2\x1a.tidelock.agent.v1.OutcomeR\boutcomes\"\xbc\x01\n" +
+	"\rObservedState\x12\x1e\n" +
+	"\x1aOBSERVED_STATE_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aOBSERVED_STATE_PROGRESSING\x10\x01\x12\x1a\n" +
+	"\x16OBSERVED_STATE_BLOCKED\x10\x02\x12\x18\n" +
+	"\x14OBSERVED_STATE_READY\x10\x03\x12\x19\n" +
+	"\x15OBSERVED_STATE_FAILED\x10\x04\x12\x1a\n" +
+	"\x16OBSERVED_STATE_STALLED\x10\x05\"s\n" +
+	"\x06Health\x12\x16\n" +
+	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eHEALTH_HEALTHY\x10\x01\x12\x16\n" +
+	"\x12HEALTH_PROGRESSING\x10\x02\x12\x11\n" +
+	"\rHEALTH_FAILED\x10\x03\x12\x12\n" +
+	"\x0eHEALTH_MISSING\x10\x04\"\xd7\x01\n" +
+	"\fObjectHealth\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12=\n" +
+	"\x06health\x18\x04 \x01(\x0e2%.tidelock.agent.v1.Observation.HealthR\x06health\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12\x10\n" +
+	"\x03pod\x18\a \x01(\tR\x03pod\"\xb0\x03\n" +
+	"\aOutcome\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\tR\brevision\x12B\n" +
+	"\x05state\x18\x02 \x01(\x0e2,.tidelock.agent.v1.Observation.ObservedStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12=\n" +
+	"\x06health\x18\x05 \x01(\x0e2%.tidelock.agent.v1.Observation.HealthR\x06health\x127\n" +
+	"\tattempted\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\tattempted\x123\n" +
+	"\aapplied\x18\a \x01(\v2\x19.google.protobuf.DurationR\aapplied\x123\n" +
+	"\ahealthy\x18\b \x01(\v2\x19.google.protobuf.DurationR\ahealthy\x121\n" +
+	"\x06failed\x18\t \x01(\v2\x19.google.protobuf.DurationR\x06failed2e\n" +
 	"\x0eSessionService\x12S\n" +
 	"\bRegister\x12\".tidelock.agent.v1.RegisterRequest\x1a#.tidelock.agent.v1.RegisterResponse2d\n" +
 	"\x14ConfigurationService\x12L\n" +
 	"\x05Watch\x12\x1f.tidelock.agent.v1.WatchRequest\x1a .tidelock.agent.v1.WatchResponse0\x012n\n" +
 	"\x13AnnouncementService\x12W\n" +
-	"\bAnnounce\x12\".tidelock.agent.v1.AnnounceRequest\x1a#.tidelock.agent.v1.AnnounceResponse(\x010\x01B)Z'tidelock.dev/internal/agentrpc;agentrpcb\x06proto3"
+	"\bAnnounce\x12\".tidelock.agent.v1.AnnounceRequest\x1a#.tidelock.agent.v1.AnnounceResponse(\x010\x012h\n" +
+	"\x12ObservationService\x12R\n" +
+	"\aObserve\x12!.tidelock.agent.v1.ObserveRequest\x1a\".tidelock.agent.v1.ObserveResponse(\x01B)Z'tidelock.dev/internal/agentrpc;agentrpcb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1427,55 +2122,79 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_agent_proto_goTypes = []any{
-	(Progress_State)(0),           // 0: tidelock.agent.v1.Progress.State
-	(Progress_Via)(0),             // 1: tidelock.agent.v1.Progress.Via
-	(*RegisterRequest)(nil),       // 2: tidelock.agent.v1.RegisterRequest
-	(*RegisterResponse)(nil),      // 3: tidelock.agent.v1.RegisterResponse
-	(*WatchRequest)(nil),          // 4: tidelock.agent.v1.WatchRequest
-	(*WatchResponse)(nil),         // 5: tidelock.agent.v1.WatchResponse
-	(*AnnounceRequest)(nil),       // 6: tidelock.agent.v1.AnnounceRequest
-	(*SourceChange)(nil),          // 7: tidelock.agent.v1.SourceChange
-	(*Source)(nil),                // 8: tidelock.agent.v1.Source
-	(*RefSpec)(nil),               // 9: tidelock.agent.v1.RefSpec
-	(*Progress)(nil),              // 10: tidelock.agent.v1.Progress
-	(*Digest)(nil),                // 11: tidelock.agent.v1.Digest
-	(*AnnounceResponse)(nil),      // 12: tidelock.agent.v1.AnnounceResponse
-	(*Announcement)(nil),          // 13: tidelock.agent.v1.Announcement
-	(*Resolution)(nil),            // 14: tidelock.agent.v1.Resolution
-	(*Resync)(nil),                // 15: tidelock.agent.v1.Resync
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(Progress_State)(0),            // 0: tidelock.agent.v1.Progress.State
+	(Progress_Via)(0),              // 1: tidelock.agent.v1.Progress.Via
+	(Observation_ObservedState)(0), // 2: tidelock.agent.v1.Observation.ObservedState
+	(Observation_Health)(0),        // 3: tidelock.agent.v1.Observation.Health
+	(*RegisterRequest)(nil),        // 4: tidelock.agent.v1.RegisterRequest
+	(*RegisterResponse)(nil),       // 5: tidelock.agent.v1.RegisterResponse
+	(*WatchRequest)(nil),           // 6: tidelock.agent.v1.WatchRequest
+	(*WatchResponse)(nil),          // 7: tidelock.agent.v1.WatchResponse
+	(*AnnounceRequest)(nil),        // 8: tidelock.agent.v1.AnnounceRequest
+	(*SourceChange)(nil),           // 9: tidelock.agent.v1.SourceChange
+	(*Source)(nil),                 // 10: tidelock.agent.v1.Source
+	(*RefSpec)(nil),                // 11: tidelock.agent.v1.RefSpec
+	(*Progress)(nil),               // 12: tidelock.agent.v1.Progress
+	(*Digest)(nil),                 // 13: tidelock.agent.v1.Digest
+	(*AnnounceResponse)(nil),       // 14: tidelock.agent.v1.AnnounceResponse
+	(*Announcement)(nil),           // 15: tidelock.agent.v1.Announcement
+	(*Resolution)(nil),             // 16: tidelock.agent.v1.Resolution
+	(*Resync)(nil),                 // 17: tidelock.agent.v1.Resync
+	(*ObserveRequest)(nil),         // 18: tidelock.agent.v1.ObserveRequest
+	(*ObserveResponse)(nil),        // 19: tidelock.agent.v1.ObserveResponse
+	(*Observation)(nil),            // 20: tidelock.agent.v1.Observation
+	(*ObjectHealth)(nil),           // 21: tidelock.agent.v1.ObjectHealth
+	(*Outcome)(nil),                // 22: tidelock.agent.v1.Outcome
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
-	7,  // 0: tidelock.agent.v1.AnnounceRequest.sources:type_name -> tidelock.agent.v1.SourceChange
-	10, // 1: tidelock.agent.v1.AnnounceRequest.progress:type_name -> tidelock.agent.v1.Progress
-	11, // 2: tidelock.agent.v1.AnnounceRequest.digest:type_name -> tidelock.agent.v1.Digest
-	8,  // 3: tidelock.agent.v1.SourceChange.upserts:type_name -> tidelock.agent.v1.Source
-	9,  // 4: tidelock.agent.v1.Source.ref:type_name -> tidelock.agent.v1.RefSpec
+	9,  // 0: tidelock.agent.v1.AnnounceRequest.sources:type_name -> tidelock.agent.v1.SourceChange
+	12, // 1: tidelock.agent.v1.AnnounceRequest.progress:type_name -> tidelock.agent.v1.Progress
+	13, // 2: tidelock.agent.v1.AnnounceRequest.digest:type_name -> tidelock.agent.v1.Digest
+	10, // 3: tidelock.agent.v1.SourceChange.upserts:type_name -> tidelock.agent.v1.Source
+	11, // 4: tidelock.agent.v1.Source.ref:type_name -> tidelock.agent.v1.RefSpec
 	0,  // 5: tidelock.agent.v1.Progress.state:type_name -> tidelock.agent.v1.Progress.State
-	16, // 6: tidelock.agent.v1.Progress.called:type_name -> google.protobuf.Duration
-	16, // 7: tidelock.agent.v1.Progress.answered:type_name -> google.protobuf.Duration
-	16, // 8: tidelock.agent.v1.Progress.handled:type_name -> google.protobuf.Duration
-	16, // 9: tidelock.agent.v1.Progress.fetched:type_name -> google.protobuf.Duration
+	23, // 6: tidelock.agent.v1.Progress.called:type_name -> google.protobuf.Duration
+	23, // 7: tidelock.agent.v1.Progress.answered:type_name -> google.protobuf.Duration
+	23, // 8: tidelock.agent.v1.Progress.handled:type_name -> google.protobuf.Duration
+	23, // 9: tidelock.agent.v1.Progress.fetched:type_name -> google.protobuf.Duration
 	1,  // 10: tidelock.agent.v1.Progress.via:type_name -> tidelock.agent.v1.Progress.Via
-	13, // 11: tidelock.agent.v1.AnnounceResponse.announcement:type_name -> tidelock.agent.v1.Announcement
-	14, // 12: tidelock.agent.v1.AnnounceResponse.resolution:type_name -> tidelock.agent.v1.Resolution
-	15, // 13: tidelock.agent.v1.AnnounceResponse.resync:type_name -> tidelock.agent.v1.Resync
-	17, // 14: tidelock.agent.v1.Announcement.accepted_at:type_name -> google.protobuf.Timestamp
-	2,  // 15: tidelock.agent.v1.SessionService.Register:input_type -> tidelock.agent.v1.RegisterRequest
-	4,  // 16: tidelock.agent.v1.ConfigurationService.Watch:input_type -> tidelock.agent.v1.WatchRequest
-	6,  // 17: tidelock.agent.v1.AnnouncementService.Announce:input_type -> tidelock.agent.v1.AnnounceRequest
-	3,  // 18: tidelock.agent.v1.SessionService.Register:output_type -> tidelock.agent.v1.RegisterResponse
-	5,  // 19: tidelock.agent.v1.ConfigurationService.Watch:output_type -> tidelock.agent.v1.WatchResponse
-	12, // 20: tidelock.agent.v1.AnnouncementService.Announce:output_type -> tidelock.agent.v1.AnnounceResponse
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	15, // 11: tidelock.agent.v1.AnnounceResponse.announcement:type_name -> tidelock.agent.v1.Announcement
+	16, // 12: tidelock.agent.v1.AnnounceResponse.resolution:type_name -> tidelock.agent.v1.Resolution
+	17, // 13: tidelock.agent.v1.AnnounceResponse.resync:type_name -> tidelock.agent.v1.Resync
+	24, // 14: tidelock.agent.v1.Announcement.accepted_at:type_name -> google.protobuf.Timestamp
+	20, // 15: tidelock.agent.v1.ObserveRequest.upserts:type_name -> tidelock.agent.v1.Observation
+	2,  // 16: tidelock.agent.v1.Observation.state:type_name -> tidelock.agent.v1.Observation.ObservedState
+	23, // 17: tidelock.agent.v1.Observation.interval:type_name -> google.protobuf.Duration
+	23, // 18: tidelock.agent.v1.Observation.since:type_name -> google.protobuf.Duration
+	23, // 19: tidelock.agent.v1.Observation.timeout:type_name -> google.protobuf.Duration
+	3,  // 20: tidelock.agent.v1.Observation.health:type_name -> tidelock.agent.v1.Observation.Health
+	21, // 21: tidelock.agent.v1.Observation.unhealthy:type_name -> tidelock.agent.v1.ObjectHealth
+	22, // 22: tidelock.agent.v1.Observation.outcomes:type_name -> tidelock.agent.v1.Outcome
+	3,  // 23: tidelock.agent.v1.ObjectHealth.health:type_name -> tidelock.agent.v1.Observation.Health
+	2,  // 24: tidelock.agent.v1.Outcome.state:type_name -> tidelock.agent.v1.Observation.ObservedState
+	3,  // 25: tidelock.agent.v1.Outcome.health:type_name -> tidelock.agent.v1.Observation.Health
+	23, // 26: tidelock.agent.v1.Outcome.attempted:type_name -> google.protobuf.Duration
+	23, // 27: tidelock.agent.v1.Outcome.applied:type_name -> google.protobuf.Duration
+	23, // 28: tidelock.agent.v1.Outcome.healthy:type_name -> google.protobuf.Duration
+	23, // 29: tidelock.agent.v1.Outcome.failed:type_name -> google.protobuf.Duration
+	4,  // 30: tidelock.agent.v1.SessionService.Register:input_type -> tidelock.agent.v1.RegisterRequest
+	6,  // 31: tidelock.agent.v1.ConfigurationService.Watch:input_type -> tidelock.agent.v1.WatchRequest
+	8,  // 32: tidelock.agent.v1.AnnouncementService.Announce:input_type -> tidelock.agent.v1.AnnounceRequest
+	18, // 33: tidelock.agent.v1.ObservationService.Observe:input_type -> tidelock.agent.v1.ObserveRequest
+	5,  // 34: tidelock.agent.v1.SessionService.Register:output_type -> tidelock.agent.v1.RegisterResponse
+	7,  // 35: tidelock.agent.v1.ConfigurationService.Watch:output_type -> tidelock.agent.v1.WatchResponse
+	14, // 36: tidelock.agent.v1.AnnouncementService.Announce:output_type -> tidelock.agent.v1.AnnounceResponse
+	19, // 37: tidelock.agent.v1.ObservationService.Observe:output_type -> tidelock.agent.v1.ObserveResponse
+	34, // [34:38] is the sub-list for method output_type
+	30, // [30:34] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1498,10 +2217,10 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   14,
+			NumEnums:      4,
+			NumMessages:   19,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_agent_proto_goTypes,
 		DependencyIndexes: file_agent_proto_depIdxs,
