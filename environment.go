@@ -52,6 +52,7 @@ type EnvironmentFilter struct {
 	Name    string // exact
 	Search  string // in the name
 	State   EnvironmentState
+	Agent   AgentID
 }
 
 // A DeploymentState is how far a deployment is, in GitLab's words.
@@ -95,6 +96,7 @@ type DeploymentFilter struct {
 	Project        ProjectID
 	Environment    string // its name
 	EnvironmentID  EnvironmentID
+	Commit         CommitID
 	State          DeploymentState
 	UpdatedAfter   time.Time
 	UpdatedBefore  time.Time

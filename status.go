@@ -62,8 +62,8 @@ type Pipeline struct {
 }
 
 // A Status is what somebody outside says of one commit: a named check and its
-// state. The newest status of a name in a pipeline is the latest; those
-// before it are kept.
+// state. The newest status of a name in a stage of a pipeline is the latest;
+// those before it are kept.
 type Status struct {
 	ID           StatusID
 	Project      ProjectID
@@ -96,7 +96,7 @@ type StatusFilter struct {
 	Stage      string
 	Name       string
 	States     []StatusState
-	Latest     bool   // only the newest of each name in a pipeline
+	Latest     bool   // only the newest of each name in a stage of a pipeline
 	OrderBy    string // id (default), pipeline_id
 	Descending bool
 }

@@ -75,7 +75,7 @@ func (f *Forge) AbandonOwnStatuses(ctx context.Context, project tidelock.Project
 		if pipeline.Commit == head.Commit {
 			continue
 		}
-		statuses, _, err := f.store.Statuses(ctx, tidelock.StatusFilter{Project: project.ID, Pipeline: pipeline.ID, Latest: true, States: open}, tidelock.Page{})
+		statuses, _, err := f.store.Statuses(ctx, tidelock.StatusFilter{Project: project.ID, Pipeline: pipeline.ID, Stage: tidelock.ExternalStage, Latest: true, States: open}, tidelock.Page{})
 		if err != nil {
 			return fmt.Errorf("list statuses of pipeline %d: %w", pipeline.ID, err)
 		}

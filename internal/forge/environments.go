@@ -33,8 +33,8 @@ type environmentStore interface {
 	SaveDeployment(context.Context, tidelock.Deployment) error
 	Deployment(context.Context, tidelock.DeploymentID) (tidelock.Deployment, error)
 	Deployments(context.Context, tidelock.DeploymentFilter, tidelock.Page) ([]tidelock.Deployment, int, error)
-	// LastDeployments lists the newest successful deployment of each of the
-	// environments, in their order.
+	// LastDeployments lists the successful deployment of each of the
+	// environments that finished last, in their order.
 	LastDeployments(context.Context, ...tidelock.EnvironmentID) ([]tidelock.Deployment, error)
 	DeleteDeployment(context.Context, tidelock.DeploymentID) error
 }

@@ -30,8 +30,8 @@ type statusStore interface {
 	// DeletePipeline removes a pipeline and its statuses.
 	DeletePipeline(context.Context, tidelock.PipelineID) error
 
-	// CreateStatus adds a status to its pipeline, as the latest of its name
-	// there; the one before it stays, but is not the latest any more.
+	// CreateStatus adds a status to its pipeline, as the latest of its name in
+	// its stage; the one before it stays, but is not the latest any more.
 	CreateStatus(context.Context, tidelock.Status) (tidelock.Status, error)
 	// SaveStatus writes the state, what was said with it, and the times.
 	SaveStatus(context.Context, tidelock.Status) error
@@ -341,7 +341,7 @@ func (o poster) full(ctx context.Context, pipeline tidelock.Pipeline, n NewStatu
 // zero value.
 func (o poster) open(ctx context.Context, pipeline tidelock.Pipeline, name string) (tidelock.Status, error) {
 	latest, _, err := o.f.store.Statuses(ctx, tidelock.StatusFilter{
-		Project: o.project.ID, Pipeline: pipeline.ID, Name: name, Latest: true,
+		Project: o.project.ID, Pipeline: pipeline.ID, Stage: tidelock.ExternalStage, Name: name, Latest: true,
 		States: []tidelock.StatusState{tidelock.StatusPending, tidelock.StatusRunning},
 	}, tidelock.Page{})
 	if err != nil {

@@ -79,6 +79,9 @@ func (db *DB) Environments(ctx context.Context, f tidelock.EnvironmentFilter, p 
 	if f.State != "" {
 		l.filter(`e.state = ?`, f.State)
 	}
+	if f.Agent != 0 {
+		l.filter(`e.agent_id = ?`, f.Agent)
+	}
 	l.search(f.Search, `e.name_key`)
 	return pageOf(ctx, db, "environments", l, p, scanEnvironment)
 }
@@ -154,10 +157,12 @@ const (
 		SELECT ` + deploymentColumns + `
 		FROM deployments d
 		WHERE d.id IN (
-			SELECT MAX(l.id)
-			FROM deployments l
-			WHERE l.environment_id IN (%s) AND l.state = 'success'
-			GROUP BY l.environment_id)
+			SELECT l.id
+			FROM (
+				SELECT s.id, ROW_NUMBER() OVER (PARTITION BY s.environment_id ORDER BY s.finished_at DESC, s.id DESC) AS place
+				FROM deployments s
+				WHERE s.environment_id IN (%s) AND s.state = 'success') l
+			WHERE l.place = 1)
 		ORDER BY d.environment_id`
 )
 
@@ -198,6 +203,9 @@ func (db *DB) Deployments(ctx context.Context, f tidelock.DeploymentFilter, p ti
 	}
 	if f.EnvironmentID != 0 {
 		l.filter(`d.environment_id = ?`, f.EnvironmentID)
+	}
+	if f.Commit != "" {
+		l.filter(`d.commit_id = ?`, f.Commit)
 	}
 	if f.State != "" {
 		l.filter(`d.state = ?`, f.State)

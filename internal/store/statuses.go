@@ -182,7 +182,7 @@ func (db *DB) DeletePipeline(ctx context.Context, id tidelock.PipelineID) error 
 }
 
 const (
-	retireStatus = `UPDATE statuses SET latest = FALSE WHERE pipeline_id = ? AND name = ? AND latest`
+	retireStatus = `UPDATE statuses SET latest = FALSE WHERE pipeline_id = ? AND stage = ? AND name = ? AND latest`
 	insertStatus = `
 		INSERT INTO statuses (project_id, pipeline_id, stage, name, state, target_url, description, coverage, allow_failure,
 			latest, made_by, token_id, created_at, updated_at, started_at, finished_at)
@@ -194,7 +194,7 @@ func (db *DB) CreateStatus(ctx context.Context, t tidelock.Status) (tidelock.Sta
 	t.CreatedAt, t.Latest = orNow(t.CreatedAt), true
 	t = keptStatus(t)
 	err := db.write(ctx, func(s session) error {
-		if _, err := s.exec(ctx, retireStatus, t.Pipeline, t.Name); err != nil {
+		if _, err := s.exec(ctx, retireStatus, t.Pipeline, t.Stage, t.Name); err != nil {
 			return fmt.Errorf("retire status: %w", err)
 		}
 		err := s.row(ctx, insertStatus, t.Project, t.Pipeline, t.Stage, t.Name, t.State, t.TargetURL, t.Description, t.Coverage, t.AllowFailure,

@@ -88,7 +88,12 @@ var environmentTests = []test{
 		env := w.environment(site.ID, "prod")
 		env.Agent = agent.ID
 		w.ok(w.SaveEnvironment(w.Context(), env))
+		w.environment(site.ID, "stage")
+		of := tidelock.EnvironmentFilter{Project: site.ID, Agent: agent.ID}
+		list := names(w, func(e tidelock.Environment) string { return e.Name })
+		equal(w, list(w.Environments(w.Context(), of, everything)), "prod")
 		w.ok(w.DeleteAgent(w.Context(), agent.ID))
+		equal(w, list(w.Environments(w.Context(), of, everything)), "")
 		got, err := w.Environment(w.Context(), env.ID)
 		w.ok(err)
 		equal(w, got.Agent, 0)
@@ -141,6 +146,8 @@ var environmentTests = []test{
 			{Environment: "prod"}:                      "1 2 3",
 			{EnvironmentID: stage.ID}:                  "4",
 			{Environment: "other"}:                     "",
+			{Commit: "c3"}:                             "3 4 5",
+			{Commit: "c3", EnvironmentID: prod.ID}:     "3",
 			{State: tidelock.DeploymentSuccess}:        "1 2 4",
 			{UpdatedAfter: start.Add(time.Minute)}:     "2",
 			{UpdatedBefore: start.Add(time.Minute)}:    "1 3 4 5",
@@ -159,6 +166,15 @@ var environmentTests = []test{
 		last, err := w.LastDeployments(w.Context(), stage.ID, prod.ID, idle.ID)
 		w.ok(err)
 		equal(w, list(last, len(last), nil), fmt.Sprint(two.IID, four.IID))
+
+		// A commit that came back finished last, though it was there first.
+		back, _, err := w.Deployments(w.Context(), tidelock.DeploymentFilter{Project: site.ID, EnvironmentID: prod.ID, Commit: "c1"}, everything)
+		w.ok(err)
+		back[0].FinishedAt = start.Add(2 * time.Hour)
+		w.ok(w.SaveDeployment(w.Context(), back[0]))
+		last, err = w.LastDeployments(w.Context(), prod.ID)
+		w.ok(err)
+		equal(w, list(last, len(last), nil), fmt.Sprint(back[0].IID))
 		last, err = w.LastDeployments(w.Context())
 		w.ok(err)
 		equal(w, len(last), 0)

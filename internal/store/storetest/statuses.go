@@ -179,6 +179,22 @@ var statusTests = []test{
 		w.ok(w.DeleteProject(w.Context(), site.ID))
 		equal(w, statusNames(w)(w.Statuses(w.Context(), tidelock.StatusFilter{}, everything)), "")
 	}},
+	{"a name stands once in each stage of a pipeline", func(w world) {
+		p := w.pipeline(w.site().ID, "c1", "main")
+		own := tidelock.Status{Project: p.Project, Pipeline: p.ID, Stage: tidelock.DeployStage, Name: "a", State: tidelock.StatusRunning}
+		made, err := w.CreateStatus(w.Context(), own)
+		w.ok(err)
+		w.status(p, "a", tidelock.StatusSuccess)
+		w.status(p, "a", tidelock.StatusFailed)
+		latest := tidelock.StatusFilter{Project: p.Project, Pipeline: p.ID, Latest: true}
+		equal(w, statusNames(w)(w.Statuses(w.Context(), latest, everything)), "a=running a=failed")
+		_, err = w.CreateStatus(w.Context(), own)
+		w.ok(err)
+		equal(w, statusNames(w)(w.Statuses(w.Context(), latest, everything)), "a=failed a=running")
+		got, err := w.Status(w.Context(), made.ID)
+		w.ok(err)
+		equal(w, got.Latest, false)
+	}},
 	{"who locks a project in a transaction is alone with it", func(w world) {
 		site := w.site()
 		errs := together(50, func(i int) error {
