@@ -140,6 +140,7 @@ type frame struct {
 	Styles  string
 	User    string // "" when nobody is signed in
 	Version string
+	Refresh int // seconds after which the page is to be read again; 0 for never
 }
 
 func (c *Console) frame(title string, viewer forge.Principal) frame {

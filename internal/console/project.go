@@ -61,8 +61,9 @@ func escapePath(path string) string { return (&url.URL{Path: path}).EscapedPath(
 // below answers for what lies under the path of a project.
 func (c *Console) below(w http.ResponseWriter, r *http.Request, viewer forge.Principal) error {
 	path := strings.TrimSuffix(r.PathValue("path"), "/")
+	path, commit, ofCommit := strings.Cut(path, commitBelow)
 	path, image, ofImage := strings.Cut(path, imagesBelow)
-	if image != "" && image[0] != '/' || !strings.Contains(path, "/") {
+	if image != "" && image[0] != '/' || ofImage && ofCommit || !strings.Contains(path, "/") {
 		return errNoPage()
 	}
 	image = strings.TrimPrefix(image, "/")
@@ -74,13 +75,18 @@ func (c *Console) below(w http.ResponseWriter, r *http.Request, viewer forge.Pri
 		return fmt.Errorf("read project %q: %w", path, err)
 	case !strings.EqualFold(project.FullPath, path): // it has moved
 		to := c.projectLink(project)
-		if ofImage {
+		switch {
+		case ofImage:
 			to = c.imageLink(project, tidelock.Image{Name: image})
+		case ofCommit:
+			to += commitBelow + escapePath(commit)
 		}
 		http.Redirect(w, r, to, http.StatusFound)
 		return nil
 	case ofImage:
 		return c.image(w, r, viewer, project, image)
+	case ofCommit:
+		return c.commit(w, r, viewer, project, commit)
 	}
 	return c.project(w, r, viewer, project)
 }

@@ -18,6 +18,7 @@ var functions = template.FuncMap{
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"long":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"count": count,
+	"plus":  func(a, b int) int { return a + b },
 }
 
 // plain makes what others named safe to look at: characters that are invisible

@@ -47,6 +47,10 @@ type Config struct {
 	// CollectEvery is how often such content is looked for.
 	CollectEvery time.Duration // default 6h
 
+	// ExternalURL is where people reach the pages that the forge's own jobs
+	// lead to.
+	ExternalURL *url.URL // default: they lead nowhere
+
 	// Signer signs what the forge itself makes.
 	Signer *signing.Signer // default: nothing is signed
 
@@ -75,6 +79,7 @@ type Forge struct {
 	now   func() time.Time
 
 	checkHookURL func(*url.URL) error
+	external     *url.URL // nil: jobs of the forge's own lead nowhere
 	tracer       trace.Tracer
 	compareEvery time.Duration
 	recording    locks[tidelock.ProjectID] // what must see refs and heads together
@@ -91,6 +96,8 @@ type Forge struct {
 	imageQuota   int64
 	imageGrace   time.Duration
 	collectEvery time.Duration
+
+	ancestries ancestries
 
 	mu    sync.Mutex
 	dirty map[tidelock.ProjectID]*dirtiness
@@ -122,7 +129,7 @@ func New(c Config) (*Forge, error) {
 	return &Forge{
 		store: c.Store, repos: c.Repos, bus: c.Bus, now: c.Now,
 		log:          c.Log.With("component", "forge"),
-		checkHookURL: c.CheckHookURL,
+		checkHookURL: c.CheckHookURL, external: c.ExternalURL,
 		tracer:       c.Tracer.Tracer("tidelock.dev/internal/forge"),
 		compareEvery: c.CompareEvery,
 		marks:        make(chan tidelock.PushID, 4096),

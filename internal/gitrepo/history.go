@@ -319,6 +319,27 @@ func (r *Repo) refNames(ctx context.Context, args ...string) ([]tidelock.RefName
 	return names, nil
 }
 
+// Contains reports whether a commit has another in its history, or is that.
+// A commit that the repository does not have is an error of kind NotFound.
+func (r *Repo) Contains(ctx context.Context, commit, ancestor tidelock.CommitID) (bool, error) {
+	for _, id := range []tidelock.CommitID{commit, ancestor} {
+		if !isObjectName(id) {
+			return false, errNoCommit(string(id))
+		}
+	}
+	if err := r.exists(); err != nil {
+		return false, err
+	}
+	_, err := r.disk.query(ctx, r.disk.command(r, "merge-base", "--is-ancestor", string(ancestor), string(commit)))
+	switch {
+	case exitCode(err) == 1:
+		return false, nil
+	case complains(err, "Not a valid commit name", "not a commit"):
+		return false, errNoCommit(string(commit))
+	}
+	return err == nil, err
+}
+
 // parseCommits reads what logArgs asked git to print.
 func parseCommits(out string) ([]Commit, error) {
 	const fields = 11

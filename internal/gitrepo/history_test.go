@@ -215,3 +215,38 @@ func TestContaining(t *testing.T) {
 		}
 	}
 }
+
+func TestContains(t *testing.T) {
+	ctx := t.Context()
+	repo := create(t)
+	work := clone(t, repo)
+	base := commit(t, work, "a", "1", "base")
+	main := commit(t, work, "a", "2", "main")
+	git(t, work, "push", "-q", "origin", "HEAD:main")
+	git(t, work, "reset", "-q", "--hard", string(base))
+	side := commit(t, work, "a", "3", "side")
+	git(t, work, "push", "-q", "origin", "HEAD:side")
+	tree := tidelock.CommitID(git(t, repo.Path(), "rev-parse", string(base)+"^{tree}"))
+	gone := tidelock.CommitID(strings.Repeat("1", 40))
+
+	for _, tt := range []struct {
+		commit, ancestor tidelock.CommitID
+		want             bool
+		kind             tidelock.Kind
+	}{
+		{main, base, true, tidelock.Internal},
+		{main, main, true, tidelock.Internal},
+		{base, main, false, tidelock.Internal},
+		{main, side, false, tidelock.Internal},
+		{main, gone, false, tidelock.NotFound},
+		{gone, main, false, tidelock.NotFound},
+		{main, tree, false, tidelock.NotFound},
+		{"main", base, false, tidelock.NotFound},
+		{main, "--all", false, tidelock.NotFound},
+	} {
+		got, err := repo.Contains(ctx, tt.commit, tt.ancestor)
+		if got != tt.want || (err != nil) != (tt.kind != tidelock.Internal) || err != nil && tidelock.KindOf(err) != tt.kind {
+			t.Errorf("Contains(%s, %s) = %t, %v, want %t", tt.commit, tt.ancestor, got, err, tt.want)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package console_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/servertest"
+)
+
+func TestTimelineOfACommit(t *testing.T) {
+	s := servertest.Start(t)
+	site := s.Project("Team/Site", tidelock.Public)
+	first := site.Push("main", "app.yaml", "one")
+	second := site.Push("main", "app.yaml", "two")
+	third := site.Push("feature/x", "app.yaml", "three")
+	b := newBrowser(t, s)
+
+	page := mainOf(t, b.get("/Team/Site/-/commit/"+string(first)+"/timeline"))
+	for _, want := range []string{string(first), "main", "pushed", `href="/Team/Site"`, "shown to members"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %s:\n%s", want, page)
+		}
+	}
+	for path, want := range map[string]string{
+		"/Team/Site/-/commit/main":                               string(second), // a name for it, the bare commit
+		"/Team/Site/-/commit/feature/x/timeline":                 string(third),
+		"/Team/Site/-/commit/" + string(first[:9]) + "/timeline": string(first),
+		"/team/site/-/commit/" + string(first) + "/timeline":     string(first),
+	} {
+		if page := mainOf(t, b.get(path)); !strings.Contains(page, "<code>"+want+"</code>") {
+			t.Errorf("%s does not lead to %s", path, want)
+		}
+	}
+	for _, path := range []string{
+		"/Team/Site/-/commit/", "/Team/Site/-/commit/nope/timeline", "/Team/Site/-/commit/" + strings.Repeat("1", 40) + "/timeline",
+		"/Team/Site/-/commit/" + string(first) + "/other", "/Team/Nope/-/commit/" + string(first) + "/timeline",
+		"/Team/Site/-/images/x/-/commit/" + string(first) + "/timeline",
+	} {
+		if answer := b.get(path); answer.Status != http.StatusNotFound {
+			t.Errorf("%s: got %d", path, answer.Status)
+		}
+	}
+}
