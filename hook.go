@@ -20,9 +20,12 @@ const (
 	HookTagPush    HookKind = "tag_push" // a tag was
 	HookPipeline   HookKind = "pipeline"
 	HookDeployment HookKind = "deployment"
+
+	// HookSync is what integrations are called for; no other hook asks for it.
+	HookSync HookKind = "sync"
 )
 
-// HookKinds lists all kinds.
+// HookKinds lists all kinds that hooks may ask for.
 var HookKinds = []HookKind{HookPush, HookTagPush, HookPipeline, HookDeployment}
 
 // HookKind is the kind of event that the update is; "" for refs that are
@@ -74,6 +77,9 @@ type Hook struct {
 	// the hook ends that.
 	Failures  int
 	HeldUntil time.Time // zero for not held
+
+	// Integration is whose hook it is; "" for one of the project's own.
+	Integration IntegrationKind
 }
 
 // Wants reports whether the hook is called for a kind of event.
@@ -98,11 +104,15 @@ func (h Hook) WantsBranch(branch string) bool {
 	return matchWildcard(h.BranchFilter, branch)
 }
 
-// ShownURL is the hook's URL as people may see it: user info is masked.
+// ShownURL is the hook's URL as people may see it: user info is masked, and of
+// an integration all but the host.
 func (h Hook) ShownURL() string {
 	u, err := url.Parse(h.URL)
 	if err != nil {
 		return ""
+	}
+	if h.Integration != "" {
+		return u.Scheme + "://" + u.Host + "/xxxxx"
 	}
 	if u.User != nil {
 		u.User = url.User("xxxxx")

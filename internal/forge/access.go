@@ -41,6 +41,9 @@ const (
 	ReadHooks        Action = "read hooks"
 	ManageHooks      Action = "manage hooks" // and test them, and send again
 
+	ReadIntegrations   Action = "read integrations"
+	ManageIntegrations Action = "manage integrations"
+
 	ReadVariables    Action = "read project variables"
 	ManageVariables  Action = "manage project variables"
 	ReadProjectAudit Action = "read project audit log"
@@ -196,6 +199,9 @@ var rules = map[Action]rule{
 	ManageDeployKeys: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 	ReadHooks:        {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
 	ManageHooks:      {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
+
+	ReadIntegrations:   {on: onProject, member: tidelock.Maintainer, scopes: apiRead},
+	ManageIntegrations: {on: onProject, member: tidelock.Maintainer, scopes: apiWrite},
 
 	// A deploy token with api may do this and nothing else; GitLab promises it
 	// and does not do it.

@@ -42,6 +42,8 @@ read project tokens       | 401  | 403      | 403   | 403      | 403       | y  
 manage project tokens     | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read hooks                | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
 manage hooks              | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
+read integrations         | 401  | 403      | 403   | 403      | 403       | y          | y     | api read_api                                    |
+manage integrations       | 401  | 403      | 403   | 403      | 403       | y          | y     | api                                             |
 read statuses             | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    | api
 post statuses             | 401  | 403      | 403   | 403      | y         | y          | y     | api                                             | api
 read pipelines            | y    | y        | 403   | y        | y         | y          | y     | api read_api                                    |

@@ -15,6 +15,8 @@ import (
 // An Outbox is what waits to be told to hooks. It is the store's, without
 // any rule: a worker takes from it, sends, and says how that went.
 type Outbox interface {
+	noticeStore
+
 	// HookEvents lists what was noted after an event and not expanded yet,
 	// oldest first; after 0 is from the beginning.
 	// RecordPush notes, in its transaction, the branches and tags of a project
@@ -40,6 +42,7 @@ type Outbox interface {
 	// time, and all but the newest of a hook.
 	TrimDeliveries(ctx context.Context, before time.Time, keep int) error
 
+	// Hook reads one of a project or of an integration.
 	Hook(context.Context, tidelock.HookID) (tidelock.Hook, error)
 }
 
@@ -52,6 +55,7 @@ type hookStore interface {
 
 	// CreateHook refuses, as Invalid, a hook of a project that has max.
 	CreateHook(ctx context.Context, h tidelock.Hook, max int) (tidelock.Hook, error)
+	// Hooks lists those of the project, but not of its integrations.
 	Hooks(context.Context, tidelock.ProjectID, tidelock.Page) ([]tidelock.Hook, int, error)
 	// UpdateHook writes all but project and creation, and forgets failures.
 	UpdateHook(context.Context, tidelock.Hook) (tidelock.Hook, error)
@@ -147,7 +151,7 @@ func (f *Forge) HookFor(ctx context.Context, p Principal, project tidelock.Proje
 		return tidelock.Hook{}, err
 	}
 	hook, err := f.store.Hook(ctx, id)
-	if tidelock.KindOf(err) == tidelock.NotFound || (err == nil && hook.Project != project.ID) {
+	if tidelock.KindOf(err) == tidelock.NotFound || (err == nil && (hook.Project != project.ID || hook.Integration != "")) {
 		return tidelock.Hook{}, tidelock.Errorf(tidelock.NotFound, "Not found")
 	}
 	return hook, err

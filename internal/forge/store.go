@@ -23,6 +23,7 @@ type Store interface {
 	environmentStore
 	statusStore
 	hookStore
+	integrationStore
 	tokenFamilyStore
 	shareStore
 	variableStore

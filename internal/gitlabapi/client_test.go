@@ -42,6 +42,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("statuses", func(t *testing.T) { clientStatuses(t, w, c) })
 	t.Run("environments", func(t *testing.T) { clientEnvironments(t, w, c) })
 	t.Run("hooks", func(t *testing.T) { clientHooks(t, w, c) })
+	t.Run("integrations", func(t *testing.T) { clientIntegrations(t, w, c) })
 	t.Run("registry", func(t *testing.T) { clientRegistry(t, w, c) })
 	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
 	t.Run("builds", func(t *testing.T) { clientBuilds(t, w) })

@@ -156,5 +156,6 @@ func (a *API) table() []route {
 		a.environmentRoutes(),
 		a.deploymentRoutes(),
 		a.hookRoutes(),
+		a.integrationRoutes(),
 	)
 }

@@ -64,7 +64,7 @@ func (db *DB) openHook(h *tidelock.Hook, sealed []byte) error {
 const (
 	hookColumns = `h.id, h.project_id, h.sealed, h.name, h.description,
 		h.push_events, h.tag_push_events, h.pipeline_events, h.deployment_events, h.unused_events,
-		h.branch_filter, h.branch_match, h.skip_verify, h.created_at, h.failures, h.held_until`
+		h.branch_filter, h.branch_match, h.skip_verify, h.created_at, h.failures, h.held_until, h.integration`
 
 	insertHook = `
 		INSERT INTO hooks (project_id, sealed, name, description,
@@ -73,7 +73,7 @@ const (
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)
 		RETURNING id`
 	setHookSecrets = `UPDATE hooks SET sealed = ? WHERE id = ?`
-	countHooks     = `SELECT COUNT(*) FROM hooks WHERE project_id = ?`
+	countHooks     = `SELECT COUNT(*) FROM hooks WHERE project_id = ? AND integration = ''`
 )
 
 func (db *DB) scanHook(row scanner) (h tidelock.Hook, err error) {
@@ -82,7 +82,7 @@ func (db *DB) scanHook(row scanner) (h tidelock.Hook, err error) {
 	var unused string
 	err = row.Scan(&h.ID, &h.Project, &sealed, &h.Name, &h.Description,
 		&wants[0], &wants[1], &wants[2], &wants[3], &unused,
-		&h.BranchFilter, &h.BranchMatch, &h.SkipVerify, (*instant)(&h.CreatedAt), &h.Failures, (*instant)(&h.HeldUntil))
+		&h.BranchFilter, &h.BranchMatch, &h.SkipVerify, (*instant)(&h.CreatedAt), &h.Failures, (*instant)(&h.HeldUntil), &h.Integration)
 	if err != nil {
 		return h, err
 	}
@@ -137,7 +137,7 @@ func (db *DB) Hook(ctx context.Context, id tidelock.HookID) (tidelock.Hook, erro
 
 func (db *DB) Hooks(ctx context.Context, project tidelock.ProjectID, p tidelock.Page) ([]tidelock.Hook, int, error) {
 	l := list{columns: hookColumns, from: `hooks h`, order: `h.id`}
-	l.filter(`h.project_id = ?`, project)
+	l.filter(`h.project_id = ? AND h.integration = ''`, project)
 	return pageOf(ctx, db, "hooks", l, p, db.scanHook)
 }
 

@@ -135,13 +135,15 @@ func (c *caller) request(ctx context.Context, h tidelock.Hook, d tidelock.Delive
 		return nil, err
 	}
 	own := map[string]string{
-		"Content-Type":          "application/json",
-		"User-Agent":            c.agent,
-		"Idempotency-Key":       d.UUID,
-		"X-Gitlab-Event":        eventNames[d.Kind],
-		"X-Gitlab-Webhook-UUID": d.UUID,
-		"X-Gitlab-Event-UUID":   d.Event,
-		"X-Gitlab-Instance":     c.instance,
+		"Content-Type":    "application/json",
+		"User-Agent":      c.agent,
+		"Idempotency-Key": d.UUID,
+	}
+	if h.Integration == "" {
+		own["X-Gitlab-Event"] = eventNames[d.Kind]
+		own["X-Gitlab-Webhook-UUID"] = d.UUID
+		own["X-Gitlab-Event-UUID"] = d.Event
+		own["X-Gitlab-Instance"] = c.instance
 	}
 	maps.Copy(shown, own)
 	for name, value := range own {

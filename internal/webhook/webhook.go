@@ -74,6 +74,10 @@ type Config struct {
 	// further wait is three times as long.
 	Retry time.Duration // default 5s
 
+	// Window is how long syncs of one commit that fail, or recover, are
+	// gathered into one message.
+	Window time.Duration // default 10s
+
 	Metrics prometheus.Registerer // default: not registered anywhere
 
 	// Now is the clock.
@@ -89,6 +93,7 @@ type Worker struct {
 	links   links
 	metrics *metrics
 	wake    chan struct{} // holds at most one "look again"
+	heard   chan struct{} // the same, about syncs
 	slots   chan struct{} // one for each delivery on its way
 	tests   chan struct{} // one for each call that somebody waits for
 
@@ -107,6 +112,7 @@ func New(c Config) (*Worker, error) {
 	}
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Retry = cmp.Or(c.Retry, 5*time.Second)
+	c.Window = cmp.Or(c.Window, 10*time.Second)
 	instance := strings.TrimRight(c.ExternalURL.String(), "/")
 	w := &Worker{
 		Config: c, log: c.Log.With("component", "webhook"), outbox: c.Forge.Outbox(),
@@ -125,6 +131,13 @@ func (w *Worker) ring() {
 	}
 }
 
+func (w *Worker) hear() {
+	select {
+	case w.heard <- struct{}{}:
+	default:
+	}
+}
+
 // Run sends what is due until ctx is done. Deliveries on their way then get
 // two seconds to come to an end, and are sent again by the next one otherwise.
 func (w *Worker) Run(ctx context.Context) error {
@@ -139,13 +152,19 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("hear of hooks that are due: %w", err)
 	}
 	defer due.Close()
-	defer w.Forge.OnLag(w.ring)()
+	rolled, err := forge.Subscribe(w.Forge, func(tidelock.RolloutChanged) { w.hear() })
+	if err != nil {
+		return fmt.Errorf("hear of rollouts: %w", err)
+	}
+	defer rolled.Close()
+	defer w.Forge.OnLag(func() { w.ring(); w.hear() })()
 
 	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cut) })()
+	wg.Go(func() { w.tellNews(ctx) })
 
 	tidy := time.NewTicker(tidyEvery)
 	defer tidy.Stop()
