@@ -99,6 +99,8 @@ func (a *Agent) connect(ctx context.Context) (registered bool, err error) {
 		sessions:      agentrpc.NewSessionServiceClient(client, rpcURL),
 		configuration: agentrpc.NewConfigurationServiceClient(client, rpcURL),
 		announcements: agentrpc.NewAnnouncementServiceClient(client, rpcURL),
+		observations: connect.NewClient[agentrpc.ObserveRequest, agentrpc.ObserveResponse](
+			client, rpcURL+agentrpc.ObservationServiceObserveProcedure),
 	}
 	leading, _ := a.leading.load()
 	if err := conn.register(ctx, leading); err != nil {
@@ -181,6 +183,10 @@ type connection struct {
 	sessions      agentrpc.SessionServiceClient
 	configuration agentrpc.ConfigurationServiceClient
 	announcements agentrpc.AnnouncementServiceClient
+
+	// Not the generated client: it does not let us hear that the server ended
+	// the stream before there is something to send.
+	observations *connect.Client[agentrpc.ObserveRequest, agentrpc.ObserveResponse]
 }
 
 // register introduces this replica, and learns who it is.
@@ -247,8 +253,8 @@ func (c *connection) serve(ctx context.Context, leading bool) error {
 	return err
 }
 
-// lead announces while this replica is the leader, and tells the server of
-// every change of that.
+// lead announces and observes while this replica is the leader, and tells the
+// server of every change of that.
 func (c *connection) lead(ctx context.Context, told bool) error {
 	for ctx.Err() == nil {
 		leading, changed := c.leading.load()
@@ -262,6 +268,7 @@ func (c *connection) lead(ctx context.Context, told bool) error {
 		var work sync.WaitGroup
 		if leading {
 			work.Go(func() { c.repeat(term, "announcement", c.announce) })
+			work.Go(func() { c.repeat(term, "observation", c.observe) })
 		}
 		select {
 		case <-changed:

@@ -100,7 +100,8 @@ func (a *Agent) Status() Status {
 
 // metrics are the replica's own; those of Flux are internal/flux's.
 type metrics struct {
-	connects *prometheus.CounterVec
+	connects     *prometheus.CounterVec
+	observations prometheus.Counter
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -109,6 +110,10 @@ func newMetrics(a *Agent) *metrics {
 			Name: "tidelock_agent_connects_total",
 			Help: "Attempts to connect to the server; all ok ones but the first are reconnects.",
 		}, []string{"outcome"}),
+		observations: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tidelock_agent_observations_total",
+			Help: "Observations of Flux's objects sent to the server, removals included.",
+		}),
 	}
 	for _, outcome := range []string{"ok", "failed"} {
 		m.connects.WithLabelValues(outcome)
@@ -127,7 +132,7 @@ func newMetrics(a *Agent) *metrics {
 		ConstLabels: prometheus.Labels{"version": a.config.Version, "commit": a.config.Commit},
 	})
 	build.Set(1)
-	a.registry.MustRegister(m.connects, build,
+	a.registry.MustRegister(m.connects, m.observations, build,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		flag("tidelock_agent_connected", "1 while the tunnel is up.", func(s Status) bool { return s.Connected }),

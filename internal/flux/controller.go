@@ -12,7 +12,9 @@ import (
 	"sync"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	imagev1 "github.com/fluxcd/image-reflector-controller/api/v1"
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
@@ -54,6 +56,7 @@ type Status struct {
 	Installed bool     // the cluster serves sources of some kind
 	Detail    string   // a sentence when something is missing
 	Sources   int      // of the forge
+	Appliers  int      // of what the forge serves
 	Stuck     []string // Receivers whose deletion waits for notification-controller
 }
 
@@ -71,26 +74,33 @@ type Controller struct {
 
 	annotating chan struct{} // has an entry for each annotation under way
 
-	mu          sync.Mutex
-	running     bool
-	settings    Settings
-	endpoint    *endpoint
-	selector    labels.Selector
-	matches     func(kind tidelock.SourceKind, url string) bool // nil until known
-	tracks      map[tidelock.SourceID]*track
-	registries  map[tidelock.SourceID]registry // by HelmRepository
-	told        map[tidelock.SourceID]Source   // what the feed was told
-	resolutions map[tidelock.SourceID]bool     // whether the server serves it
-	keys        map[tidelock.SourceID]receiverKey
-	cleaned     map[tidelock.SourceID]types.UID // sources known to have no Secret of ours
-	foreign     map[tidelock.SourceID]types.UID // sources whose Secret's name is taken
-	nudged      map[tidelock.SourceID]time.Time // when its Receiver was last asked to be looked at
-	stuck       map[types.NamespacedName]types.UID
-	calls       []call // ready to be made
-	feed        *Feed
-	synced      bool                    // the set of sources is known
-	enqueue     func(tidelock.SourceID) // asks the session for a Reconcile; nil between sessions
-	status      Status
+	mu           sync.Mutex
+	running      bool
+	settings     Settings
+	endpoint     *endpoint
+	selector     labels.Selector
+	matches      func(kind tidelock.SourceKind, url string) bool // nil until known
+	tracks       map[tidelock.SourceID]*track
+	registries   map[tidelock.SourceID]registry // by HelmRepository
+	told         map[tidelock.SourceID]Source   // what the feed was told
+	resolutions  map[tidelock.SourceID]bool     // whether the server serves it
+	keys         map[tidelock.SourceID]receiverKey
+	cleaned      map[tidelock.SourceID]types.UID // sources known to have no Secret of ours
+	foreign      map[tidelock.SourceID]types.UID // sources whose Secret's name is taken
+	nudged       map[tidelock.SourceID]time.Time // when its Receiver was last asked to be looked at
+	stuck        map[types.NamespacedName]types.UID
+	calls        []call // ready to be made
+	feed         *Feed
+	synced       bool // the set of sources is known
+	appliers     map[tidelock.ObjectID]*applier
+	users        map[tidelock.SourceID]map[tidelock.ObjectID]*applier // by the sources that concern them
+	packages     map[tidelock.SourceID][]packaged                     // by chart, newest first
+	sightings    map[tidelock.ObjectID]tidelock.Observation           // all that is to be told
+	observeBy    time.Time                                            // the observations begin then; zero when they have, or are not asked for
+	observations *ObservationFeed
+	health       HealthWatcher
+	enqueue      func(tidelock.SourceID) // asks the session for a Reconcile; nil between sessions
+	status       Status
 }
 
 // A receiverKey is the content of a source's Secret, held in memory only.
@@ -106,6 +116,7 @@ var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		authorizationv1.AddToScheme, corev1.AddToScheme, sourcev1.AddToScheme, imagev1.AddToScheme, notificationv1.AddToScheme,
+		kustomizev1.AddToScheme, helmv2.AddToScheme,
 	} {
 		if err := add(s); err != nil {
 			panic(err) // two types of one name in our own dependencies
@@ -206,6 +217,8 @@ func (c *Controller) resolve(id tidelock.SourceID, served bool) {
 	c.resolutions[id] = served
 	if !known || before != served {
 		c.lookAgain(id)
+		c.surveySource(id)
+		c.startObservations(time.Now())
 	}
 }
 
@@ -307,6 +320,11 @@ func (c *Controller) Status() Status {
 			status.Sources++
 		}
 	}
+	for id := range c.sightings {
+		if id.Applies() {
+			status.Appliers++
+		}
+	}
 	for key := range c.stuck {
 		status.Stuck = append(status.Stuck, key.String())
 	}
@@ -341,6 +359,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.feed.close()
 		c.feed = nil
 	}
+	if c.observations != nil {
+		c.observations.close()
+		c.observations = nil
+	}
 	return nil
 }
 
@@ -356,6 +378,13 @@ func (c *Controller) reset() {
 	c.foreign = make(map[tidelock.SourceID]types.UID)
 	c.nudged = make(map[tidelock.SourceID]time.Time)
 	c.stuck = make(map[types.NamespacedName]types.UID)
+	for _, a := range c.appliers {
+		c.unfollow(a)
+	}
+	c.appliers = make(map[tidelock.ObjectID]*applier)
+	c.users = make(map[tidelock.SourceID]map[tidelock.ObjectID]*applier)
+	c.packages = make(map[tidelock.SourceID][]packaged)
+	c.sightings = make(map[tidelock.ObjectID]tidelock.Observation)
 	c.calls = nil
 	c.synced = false
 	c.status = Status{Detail: "not looked yet"}
@@ -373,7 +402,9 @@ func (c *Controller) reconsider() {
 		t.setOurs(c.belongs(id, &t.seen), now)
 		c.follow(t)
 		c.lookAgain(id)
+		c.surveySource(id)
 	}
+	c.startObservations(now)
 }
 
 // observed takes what Flux shows of a source.
@@ -408,6 +439,8 @@ func (c *Controller) show(namespace string, t *track, o observation) {
 	t.setIncludeWant(c.includeWant(namespace, o.include), now)
 	t.observe(o, now)
 	c.follow(t)
+	c.notePackaged(t)
+	c.surveySource(t.id)
 	if o.uid != before.uid || t.ours != wasOurs {
 		c.lookAgain(t.id)
 	}
@@ -486,7 +519,9 @@ func (c *Controller) drop(id tidelock.SourceID) {
 	delete(c.cleaned, id)
 	delete(c.foreign, id)
 	delete(c.nudged, id)
+	delete(c.packages, id)
 	c.untell(id)
+	c.surveySource(id)
 }
 
 // follow does what a track wants after any of its methods; the lock is held.

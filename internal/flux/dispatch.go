@@ -61,6 +61,9 @@ func (c *Controller) due(now time.Time) (ready []call, next time.Time) {
 			next = t.armed
 		}
 	}
+	if due := c.revisit(now); !due.IsZero() && (next.IsZero() || due.Before(next)) {
+		next = due
+	}
 	ready, c.calls = c.calls, nil
 	return ready, next
 }

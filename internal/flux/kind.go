@@ -55,6 +55,7 @@ var gitRepository = newKind(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositor
 			o.include = append(o.include, include.GitRepositoryRef.Name)
 		}
 		o.shows(repo.Status.Artifact, repo.Status.Conditions, repo.Status.ReconcileRequestStatus)
+		o.stands(repo.Spec.Interval, repo.Status.ObservedGeneration, repo.Status.Conditions)
 		for _, artifact := range repo.Status.IncludedArtifacts {
 			o.included = append(o.included, identity(artifact))
 		}
@@ -72,6 +73,7 @@ var ociRepository = newKind(sourcev1.GroupVersion.WithKind(sourcev1.OCIRepositor
 			o.uses(repo.Spec.Verify.SecretRef)
 		}
 		o.shows(repo.Status.Artifact, repo.Status.Conditions, repo.Status.ReconcileRequestStatus)
+		o.stands(repo.Spec.Interval, repo.Status.ObservedGeneration, repo.Status.Conditions)
 	})
 
 // A chart has no URL of its own: it is found below that of its HelmRepository.
@@ -80,12 +82,16 @@ var helmChart = newKind(sourcev1.GroupVersion.WithKind(sourcev1.HelmChartKind), 
 		if chart.Spec.SourceRef.Kind == sourcev1.HelmRepositoryKind {
 			o.helmRepository, o.chart = chart.Spec.SourceRef.Name, chart.Spec.Chart
 		}
+		if chart.Spec.SourceRef.Kind == sourcev1.GitRepositoryKind {
+			o.gitRepository, o.sourceRevision = chart.Spec.SourceRef.Name, chart.Status.ObservedSourceArtifactRevision
+		}
 		o.ref = tidelock.RefSpec{SemVer: chart.Spec.Version}
 		o.suspended = chart.Spec.Suspend
 		if chart.Spec.Verify != nil {
 			o.uses(chart.Spec.Verify.SecretRef)
 		}
 		o.shows(chart.Status.Artifact, chart.Status.Conditions, chart.Status.ReconcileRequestStatus)
+		o.stands(chart.Spec.Interval, chart.Status.ObservedGeneration, chart.Status.Conditions)
 	}, helmRepositories)
 
 // An image repository has no artifact: Flux reads the tags of an image, for
@@ -96,6 +102,7 @@ var imageRepository = newKind(imagev1.GroupVersion.WithKind(imagev1.ImageReposit
 		o.suspended = repo.Spec.Suspend
 		o.uses(repo.Spec.SecretRef, repo.Spec.CertSecretRef, repo.Spec.ProxySecretRef)
 		o.shows(nil, repo.Status.Conditions, repo.Status.ReconcileRequestStatus)
+		o.stands(repo.Spec.Interval, repo.Status.ObservedGeneration, repo.Status.Conditions)
 		if scan := repo.Status.LastScanResult; scan != nil {
 			o.scan = scan.ScanTime.UTC().Format(time.RFC3339) + " " + scan.Revision
 		}
@@ -157,6 +164,12 @@ func (o *observation) shows(artifact *meta.Artifact, conditions []metav1.Conditi
 		o.failure = clip(ready.Reason + ": " + ready.Message)
 	}
 	o.handledAt = requests.LastHandledReconcileAt
+}
+
+// stands takes how the source stands with its newest generation.
+func (o *observation) stands(interval metav1.Duration, observed int64, conditions []metav1.Condition) {
+	o.interval = interval.Duration
+	o.standing = judgement{generation: o.generation, observed: observed, suspended: o.suspended, conditions: conditions}.standing()
 }
 
 func identity(artifact *meta.Artifact) string {

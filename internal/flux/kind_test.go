@@ -90,6 +90,7 @@ func TestObserve(t *testing.T) {
 	common := observation{
 		uid: "uid of x", generation: 1, labels: map[string]string{"team": "blue"}, suspended: true,
 		requestedAt: "today", handledAt: "yesterday", failure: "Broken: no such luck",
+		standing: standing{tidelock.ObservedFailed, "Broken", "no such luck"},
 	}
 	tests := []struct {
 		kind   *kind
@@ -160,6 +161,7 @@ func TestObserve(t *testing.T) {
 		want := tt.want
 		want.uid, want.generation, want.labels, want.suspended = common.uid, common.generation, common.labels, common.suspended
 		want.requestedAt, want.handledAt, want.failure = common.requestedAt, common.handledAt, common.failure
+		want.standing = common.standing
 		if got := tt.kind.observe(tt.object); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", tt.kind.Kind, got, want)
 		}

@@ -42,6 +42,8 @@ func newMetrics(registerer prometheus.Registerer, c *Controller) *metrics {
 			func() float64 { return float64(c.Status().Sources) }),
 		gauge("tidelock_agent_sources_served", "Sources whose pushes are announced to this agent.",
 			func() float64 { return float64(c.count(func(t *track) bool { return c.resolutions[t.id] })) }),
+		gauge("tidelock_agent_appliers", "Kustomizations and HelmReleases that apply what is served.",
+			func() float64 { return float64(c.Status().Appliers) }),
 		gauge("tidelock_agent_receivers_ready", "Sources whose Receiver can be called.",
 			func() float64 { return float64(c.count(func(t *track) bool { return t.hook != nil })) }),
 		gauge("tidelock_agent_receivers_stuck", "Receivers whose deletion waits for notification-controller.",

@@ -46,12 +46,13 @@ const (
 // An installation is what of Flux's APIs the cluster serves and we may read.
 type installation struct {
 	kinds     []*kind // of sources
+	appliers  []*applierKind
 	receivers bool
 	refused   []string // resources that are served, and not to us
 }
 
 func (i installation) same(other installation) bool {
-	return slices.Equal(i.kinds, other.kinds) && i.receivers == other.receivers && slices.Equal(i.refused, other.refused)
+	return slices.Equal(i.kinds, other.kinds) && slices.Equal(i.appliers, other.appliers) && i.receivers == other.receivers && slices.Equal(i.refused, other.refused)
 }
 
 // missing says in a sentence what is not there; empty if all is.
@@ -150,6 +151,15 @@ func (c *Controller) discover(ctx context.Context) (found installation, err erro
 	if len(found.kinds) == 0 {
 		return found, nil
 	}
+	for _, k := range applierKinds {
+		ok, err := usable(k.GroupVersion(), k.resource)
+		if err != nil {
+			return installation{}, err
+		}
+		if ok {
+			found.appliers = append(found.appliers, k)
+		}
+	}
 	found.receivers, err = usable(notificationv1.GroupVersion, "receivers")
 	return found, err
 }
@@ -204,6 +214,11 @@ func (c *Controller) setInstallation(found installation) {
 			c.drop(id)
 		}
 	}
+	for id, a := range c.appliers {
+		if len(found.kinds) == 0 || !slices.Contains(found.appliers, a.kind) {
+			c.dropApplier(id)
+		}
+	}
 	if len(found.kinds) == 0 {
 		c.setSynced()
 	}
@@ -224,6 +239,7 @@ func (c *Controller) setSynced() {
 	if c.feed != nil {
 		c.startFeed()
 	}
+	c.startObservations(time.Now())
 }
 
 // A session is the time in which one installation of Flux stays as it is.
@@ -234,7 +250,7 @@ type session struct {
 	adopted chan struct{} // closed when the set of sources is known
 	missing chan struct{} // has an entry if a watch found its kind gone
 
-	present  map[tidelock.SourceID]bool // what there was at the beginning; guarded by the Controller's mutex
+	present  map[tidelock.ObjectID]bool // what there was at the beginning; guarded by the Controller's mutex
 	failedAt time.Time                  // when a watch broke last; likewise
 }
 
@@ -249,7 +265,7 @@ func (c *Controller) runSession(ctx context.Context, found installation) error {
 		installation: found,
 		adopted:      make(chan struct{}),
 		missing:      make(chan struct{}, 1),
-		present:      make(map[tidelock.SourceID]bool),
+		present:      make(map[tidelock.ObjectID]bool),
 	}
 	m, err := s.newManager()
 	if err != nil {
@@ -320,6 +336,9 @@ func restMapper() apimeta.RESTMapper {
 	for _, k := range kinds {
 		mapper.Add(k.GroupVersionKind, apimeta.RESTScopeNamespace)
 	}
+	for _, k := range applierKinds {
+		mapper.Add(k.GroupVersionKind, apimeta.RESTScopeNamespace)
+	}
 	return mapper
 }
 
@@ -336,6 +355,8 @@ func (s *session) newManager() (manager.Manager, error) {
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&notificationv1.Receiver{}: {Label: labels.SelectorFromSet(s.owner.labels())},
+				kustomization.object:       {Transform: kustomization.keep},
+				helmRelease.object:         {Transform: helmRelease.keep},
 			},
 			DefaultWatchErrorHandler: s.watchFailed,
 		},
@@ -415,6 +436,16 @@ func (s *session) watchAll(ctx context.Context) (synced []toolscache.InformerSyn
 		has, err := s.watchKind(ctx, k.object,
 			func(object client.Object) { s.observed(k, object) },
 			func(name types.NamespacedName) { s.vanished(k.id(name)) },
+			func(name types.NamespacedName) tidelock.ObjectID { return tidelock.ObjectID(k.id(name)) })
+		if err != nil {
+			return nil, err
+		}
+		synced = append(synced, has)
+	}
+	for _, k := range s.installation.appliers {
+		has, err := s.watchKind(ctx, k.object,
+			func(object client.Object) { s.applierObserved(k, object) },
+			func(name types.NamespacedName) { s.applierVanished(k.id(name)) },
 			k.id)
 		if err != nil {
 			return nil, err
@@ -429,12 +460,12 @@ func (s *session) watchAll(ctx context.Context) (synced []toolscache.InformerSyn
 			s.registryObserved(client.ObjectKeyFromObject(object), readRegistry(object.(*sourcev1.HelmRepository)))
 		},
 		func(name types.NamespacedName) { s.registryObserved(name, registry{}) },
-		registryID)
+		func(name types.NamespacedName) tidelock.ObjectID { return tidelock.ObjectID(registryID(name)) })
 	return append(synced, has), err
 }
 
 // watchKind is the direct way from a watch event to what wants to know.
-func (s *session) watchKind(ctx context.Context, object client.Object, observed func(client.Object), vanished func(types.NamespacedName), id func(types.NamespacedName) tidelock.SourceID) (toolscache.InformerSynced, error) {
+func (s *session) watchKind(ctx context.Context, object client.Object, observed func(client.Object), vanished func(types.NamespacedName), id func(types.NamespacedName) tidelock.ObjectID) (toolscache.InformerSynced, error) {
 	informer, err := s.cache.GetInformer(ctx, object, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch %T: %w", object, err)
@@ -464,7 +495,7 @@ func (s *session) watchKind(ctx context.Context, object client.Object, observed 
 }
 
 // note takes that something is there at the beginning of the session.
-func (s *session) note(id tidelock.SourceID) {
+func (s *session) note(id tidelock.ObjectID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.present[id] = true
@@ -475,13 +506,18 @@ func (s *session) adopt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.registries {
-		if !s.present[id] {
+		if !s.present[tidelock.ObjectID(id)] {
 			s.relocate(id, registry{})
 		}
 	}
 	for id := range s.tracks {
-		if !s.present[id] {
+		if !s.present[tidelock.ObjectID(id)] {
 			s.drop(id)
+		}
+	}
+	for id := range s.Controller.appliers {
+		if !s.present[id] {
+			s.dropApplier(id)
 		}
 	}
 	s.present = nil

@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"tidelock.dev"
@@ -46,6 +47,8 @@ type observation struct {
 	helmRepository string // that a chart names
 	chart          string // its name in there
 	registry       registry
+	gitRepository  string // that a chart is packaged from; "" for any other source of it
+	sourceRevision string // of that, when the chart was last packaged, or could not be
 
 	revision    string
 	artifact    string   // revision and digest of the artifact
@@ -54,6 +57,8 @@ type observation struct {
 	handledAt   string   // status.lastHandledReconcileAt
 	failure     string   // the message of Ready=False, empty otherwise
 	scan        string   // of an image: when its tags were read last, and their hash
+	standing    standing
+	interval    time.Duration
 }
 
 // spec is what decides which revision the source follows.

@@ -1,0 +1,92 @@
+package flux
+
+import (
+	"slices"
+	"time"
+
+	"tidelock.dev"
+)
+
+// maxOutcomes is of how many revisions an applier's outcome is kept.
+const maxOutcomes = 8
+
+// remember adds what Flux tells of an older revision. Flux may tell of one
+// revision several times, the last time first.
+func remember(outcomes []tidelock.Outcome, o tidelock.Outcome) []tidelock.Outcome {
+	if o.Revision == "" || len(outcomes) == maxOutcomes || indexOutcome(outcomes, o.Revision) >= 0 {
+		return outcomes
+	}
+	return append(outcomes, o)
+}
+
+func indexOutcome(outcomes []tidelock.Outcome, revision string) int {
+	return slices.IndexFunc(outcomes, func(o tidelock.Outcome) bool { return o.Revision == revision })
+}
+
+// A moment is what decides the outcomes of an applier.
+type moment struct {
+	standing
+	attempted string
+	applied   string
+	brought   bool
+	health    tidelock.Health
+	now       time.Time // zero when nobody knows since when it is so
+}
+
+// record returns the outcomes after a moment; it does not change those before.
+func record(before []tidelock.Outcome, m moment) []tidelock.Outcome {
+	outcomes := slices.Clone(before)
+	if m.applied != "" && m.applied != m.attempted && indexOutcome(outcomes, m.applied) < 0 {
+		outcomes = slices.Insert(outcomes, 0, tidelock.Outcome{Revision: m.applied, State: tidelock.ObservedReady})
+	}
+	if m.attempted == "" {
+		return outcomes
+	}
+	// One that is attempted again after another is a new attempt.
+	if i := indexOutcome(outcomes, m.attempted); i != 0 {
+		o := tidelock.Outcome{Revision: m.attempted, State: tidelock.ObservedProgressing, AttemptedAt: m.now}
+		if i > 0 && m.now.IsZero() {
+			o = outcomes[i]
+		}
+		if i > 0 {
+			outcomes = slices.Delete(outcomes, i, i+1)
+		}
+		outcomes = slices.Insert(outcomes, 0, o)
+		outcomes = outcomes[:min(len(outcomes), maxOutcomes)]
+	}
+	advance(&outcomes[0], m)
+	return outcomes
+}
+
+// advance takes a moment of an attempt into the outcome of its revision.
+func advance(o *tidelock.Outcome, m moment) {
+	switch m.state {
+	case tidelock.ObservedReady:
+		if m.applied == o.Revision {
+			o.State, o.Reason, o.Message = m.state, m.reason, m.message
+		}
+	case tidelock.ObservedFailed, tidelock.ObservedStalled:
+		if o.State != m.state || o.Message != m.message {
+			o.FailedAt = m.now
+		}
+		o.State, o.Reason, o.Message = m.state, m.reason, m.message
+	case tidelock.ObservedProgressing:
+		o.State, o.Reason, o.Message = m.state, m.reason, m.message
+	case tidelock.ObservedBlocked:
+		if !decided(o.State) { // else it is another revision that waits
+			o.State, o.Reason, o.Message = m.state, m.reason, m.message
+		}
+	}
+	o.Message = tidelock.Printable(o.Message, maxOutcomeMessage)
+	if !m.brought {
+		return
+	}
+	if o.AppliedAt.IsZero() {
+		o.AppliedAt = m.now
+	}
+	o.Health = m.health
+	well := m.health == tidelock.HealthHealthy || m.health == tidelock.HealthUnknown
+	if o.State == tidelock.ObservedReady && well && o.HealthyAt.IsZero() {
+		o.HealthyAt = m.now
+	}
+}
