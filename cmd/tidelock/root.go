@@ -33,6 +33,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newTokenCommand(env),
 		newKeyCommand(env),
 		newHookCommand(env),
+		newNotifyCommand(env),
 		newAuditCommand(env),
 		newPushCommand(env),
 		newArtifactCommand(env),
