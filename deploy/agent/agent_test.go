@@ -180,11 +180,19 @@ func TestRights(t *testing.T) {
 		if slices.Contains(rule.Resources, "secrets") && (slices.Contains(rule.Verbs, "list") || slices.Contains(rule.Verbs, "watch")) {
 			t.Errorf("secrets can be listed: %v", rule)
 		}
+		if slices.ContainsFunc(rule.Verbs, func(v string) bool { return !slices.Contains(readVerbs, v) }) && !slices.ContainsFunc(rule.APIGroups, isFlux) &&
+			!slices.Contains(rule.Resources, "secrets") && !slices.Contains(rule.Resources, "services/proxy") {
+			t.Errorf("more than Flux's objects and the agent's own can be changed: %v", rule)
+		}
 		if slices.Contains(rule.Resources, "services/proxy") && len(rule.ResourceNames) == 0 {
 			t.Errorf("any service can be called: %v", rule)
 		}
 	}
 }
+
+var readVerbs = []string{"get", "list", "watch"}
+
+func isFlux(group string) bool { return strings.HasSuffix(group, ".toolkit.fluxcd.io") }
 
 func TestPodIsRestricted(t *testing.T) {
 	pod := find[*appsv1.Deployment](t, decode(t, render(t, values()))).Spec.Template.Spec
