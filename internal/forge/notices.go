@@ -84,8 +84,10 @@ func (f *Forge) News(ctx context.Context, now time.Time, window time.Duration) (
 		commit  tidelock.CommitID
 	}
 	groups := map[subject][]tidelock.Notice{}
+	newest := map[spot]tidelock.Notice{}
 	var order []subject
 	for _, n := range notices {
+		newest[spot{n.Agent, n.Applier}] = n
 		s := subject{n.Project, n.Commit}
 		if groups[s] == nil {
 			order = append(order, s)
@@ -106,7 +108,7 @@ func (f *Forge) News(ctx context.Context, now time.Time, window time.Duration) (
 		}
 		reader := readers[s.project]
 		if reader == nil {
-			reader = &newsReader{f: f, now: now}
+			reader = &newsReader{f: f, now: now, newest: newest}
 			readers[s.project] = reader
 			reader.err = reader.read(ctx, s.project)
 		}
@@ -140,6 +142,7 @@ type newsReader struct {
 	now time.Time
 	err error
 
+	newest       map[spot]tidelock.Notice // of all that wait
 	project      tidelock.Project
 	integrations []tidelock.Integration
 	told         map[tidelock.IntegrationID]map[spot]tidelock.Told
@@ -256,6 +259,8 @@ func (r *newsReader) news(ctx context.Context, commit tidelock.CommitID, notices
 					switch {
 					case again && !before.FailedAt.IsZero():
 						continue
+					case again && r.now.Before(before.At.Add(calm)) && r.newest[at].Commit != commit:
+						continue // something else took its place
 					case again && r.now.Before(before.At.Add(calm)):
 						until = earliest(until, before.At.Add(calm))
 						news.notices = slices.DeleteFunc(news.notices, func(id tidelock.NoticeID) bool { return id == n.ID })

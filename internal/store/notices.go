@@ -23,42 +23,54 @@ const (
 			SELECT COUNT(*)
 			FROM notices
 			WHERE project_id = ? AND agent_id = ? AND applier = ?)`
+	// The same failure is noted once while it waits to be told.
 	insertNotice = `
 		INSERT INTO notices (project_id, agent_id, applier, commit_id, ref, environment, state, reason, message, at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		SELECT p.id, a.id, ?, ?, ?, ?, ?, ?, ?, ?
+		FROM projects p, agents a
+		WHERE p.id = ? AND a.id = ? AND NOT EXISTS (
+			SELECT 1
+			FROM notices n
+			WHERE n.project_id = p.id AND n.agent_id = a.id AND n.applier = ? AND n.commit_id = ? AND n.state = ? AND n.reason = ? AND n.message = ?
+				AND n.id = (SELECT MAX(id) FROM notices WHERE project_id = p.id AND agent_id = a.id AND applier = ?))`
 )
 
-// noteSync writes a notice if a rollout has failed for a cause that it had not
-// failed for before, or has succeeded where one failed, and if an integration
-// of the project wants to know. It belongs into the transaction that writes
-// the rollout, so that neither is lost without the other.
-func (s session) noteSync(ctx context.Context, before, r tidelock.Rollout) error {
-	switch {
-	case r.State == tidelock.RolloutFailed:
-		if before.State == r.State && before.Reason == r.Reason && before.Message == r.Message {
-			return nil
+// noteSyncs writes a notice of every rollout that failed, and of every one
+// that succeeded where one had failed, if an integration of its project wants
+// to know. It belongs into the transaction that writes the rollouts, so that
+// neither is lost without the other. What it notes again is not told again.
+func (s session) noteSyncs(ctx context.Context, rollouts []tidelock.Rollout) error {
+	tellers := map[tidelock.ProjectID]int{}
+	for _, r := range rollouts {
+		if r.State != tidelock.RolloutFailed && (r.State != tidelock.RolloutSuccess || !r.Newest) {
+			continue
 		}
-	case r.State != tidelock.RolloutSuccess, before.State == r.State && before.Newest == r.Newest:
-		return nil
-	}
-	var n int
-	if err := s.row(ctx, countTellers, r.Project).Scan(&n); err != nil {
-		return fmt.Errorf("count integrations: %w", err)
-	}
-	if n == 0 {
-		return nil
-	}
-	if r.State == tidelock.RolloutSuccess {
-		if err := s.row(ctx, countBroken, r.Project, r.Agent, r.Applier, r.Project, r.Agent, r.Applier).Scan(&n); err != nil {
-			return fmt.Errorf("count what failed: %w", err)
+		n, ok := tellers[r.Project]
+		if !ok {
+			if err := s.row(ctx, countTellers, r.Project).Scan(&n); err != nil {
+				return fmt.Errorf("count integrations: %w", err)
+			}
+			tellers[r.Project] = n
 		}
 		if n == 0 {
-			return nil
+			continue
+		}
+		if r.State == tidelock.RolloutSuccess {
+			var broken int
+			if err := s.row(ctx, countBroken, r.Project, r.Agent, r.Applier, r.Project, r.Agent, r.Applier).Scan(&broken); err != nil {
+				return fmt.Errorf("count what failed: %w", err)
+			}
+			if broken == 0 {
+				continue
+			}
+		}
+		_, err := s.exec(ctx, insertNotice, r.Applier, r.Commit, []byte(r.Ref), r.Environment, r.State, r.Reason, r.Message, orNow(r.UpdatedAt),
+			r.Project, r.Agent, r.Applier, r.Commit, r.State, r.Reason, r.Message, r.Applier)
+		if err != nil {
+			return fmt.Errorf("write notice: %w", err)
 		}
 	}
-	_, err := s.exec(ctx, insertNotice, r.Project, r.Agent, r.Applier, r.Commit, []byte(r.Ref), r.Environment,
-		r.State, r.Reason, r.Message, orNow(r.UpdatedAt))
-	return s.writeError("notice", "project or agent", err)
+	return nil
 }
 
 const selectNotices = `
