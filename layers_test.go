@@ -25,6 +25,7 @@ var layer = map[string]int{
 	"internal/bus":      1,
 	"internal/flux":     1,
 	"internal/gitrepo":  1,
+	"internal/health":   1,
 	"internal/limit":    1,
 	"internal/registry": 1,
 	"internal/render":   1,
@@ -58,7 +59,7 @@ var layer = map[string]int{
 
 // only names the packages that may import, directly, anything under a prefix.
 var only = map[string][]string{
-	"github.com/fluxcd/":                     {"internal/flux"},
+	"github.com/fluxcd/":                     {"internal/flux", "internal/health"},
 	"sigs.k8s.io/controller-runtime":         {"internal/flux", "internal/agent"},
 	"github.com/nats-io/":                    {"internal/bus"},
 	"github.com/hashicorp/yamux":             {"internal/tunnel"},
@@ -88,13 +89,14 @@ var serverSide = []string{
 
 // clusterSide is what has no business in the server.
 var clusterSide = []string{
-	"internal/flux", "internal/agent", "github.com/fluxcd", "sigs.k8s.io/controller-runtime",
+	"internal/flux", "internal/health", "internal/agent", "github.com/fluxcd", "sigs.k8s.io/controller-runtime",
 }
 
 // never lists what a package must not reach, however long the way.
 var never = map[string][]string{
 	"internal/agent":      serverSide,
 	"internal/flux":       append([]string{"internal/agent"}, serverSide...),
+	"internal/health":     append([]string{"internal/agent"}, serverSide...),
 	"internal/tunnel":     serverSide,
 	"internal/agentrpc":   append(slices.Clone(clusterSide), serverSide...),
 	"internal/server":     clusterSide,
