@@ -314,8 +314,8 @@ func (w *Watcher) worstPod(ctx context.Context, namespace string, selector label
 		}
 		for i := range page.Items {
 			var pod corev1.Pod
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(page.Items[i].Object, &pod); err != nil {
-				return nil, "", fmt.Errorf("read a pod: %w", err)
+			if runtime.DefaultUnstructuredConverter.FromUnstructured(page.Items[i].Object, &pod) != nil {
+				continue // nothing that the API server would let in
 			}
 			owner := metav1.GetControllerOfNoCopy(&pod)
 			if owner == nil || owner.UID != maker {
@@ -349,8 +349,8 @@ func (w *Watcher) warning(ctx context.Context, namespace string, about types.UID
 	var at time.Time
 	for i := range list.Items {
 		var event corev1.Event
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &event); err != nil {
-			return nil, fmt.Errorf("read an event: %w", err)
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &event) != nil {
+			continue
 		}
 		f, telling := told(&event)
 		// Times are in seconds: of what happened in one, the bad counts.

@@ -147,9 +147,13 @@ func (w *Watcher) Follow(name string, refs []Ref) {
 		}
 		kept[o] = true
 		own.objects = append(own.objects, o)
-		if !slices.Contains(o.owners, own) {
-			o.owners = append(o.owners, own)
+		if slices.Contains(o.owners, own) {
+			continue
 		}
+		if len(o.owners) > 0 {
+			w.again(o) // what others were told of it may be from before
+		}
+		o.owners = append(o.owners, own)
 	}
 	for _, o := range before {
 		if !kept[o] {
