@@ -20,6 +20,9 @@ type Config struct {
 	// Large is how many requests that cost much one caller may have running.
 	Large int // default 8
 
+	// Waiting is how many requests that only wait one caller may have.
+	Waiting int // default 32
+
 	Metrics prometheus.Registerer // default: not registered anywhere
 	Now     func() time.Time      // default time.Now
 }
@@ -31,9 +34,11 @@ type Guard struct {
 	good                      remembered
 	refused                   *prometheus.CounterVec
 
-	large   int
+	large, waiting int
+
 	mu      sync.Mutex
 	running map[Key]int // large requests
+	idle    map[Key]int // waiting ones
 }
 
 // NewGuard makes a guard.
@@ -44,8 +49,11 @@ func NewGuard(c Config) *Guard {
 	if c.Large <= 0 {
 		c.Large = 8
 	}
+	if c.Waiting <= 0 {
+		c.Waiting = 32
+	}
 	g := &Guard{
-		large: c.Large, running: map[Key]int{},
+		large: c.Large, waiting: c.Waiting, running: map[Key]int{}, idle: map[Key]int{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidelock_rate_limited_total",
 			Help: "Requests refused because their caller asked too much, by surface and limit.",
@@ -145,19 +153,38 @@ func (g *Guard) Hold(surface string, who Key) (release func(), err error) {
 	if g == nil {
 		return func() {}, nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.running[who] >= g.large {
+	if release = g.enter(g.running, g.large, who); release == nil {
 		return nil, g.refuse(surface, Reading{Name: "large", Wait: time.Second})
 	}
-	g.running[who]++
+	return release, nil
+}
+
+// Wait lets a caller have one more request that only waits until release is
+// called. It is false when it has too many, who then can be answered at once.
+func (g *Guard) Wait(who Key) (release func(), ok bool) {
+	if g == nil {
+		return func() {}, true
+	}
+	release = g.enter(g.idle, g.waiting, who)
+	return release, release != nil
+}
+
+// enter counts one more of a caller's requests in progress; nil when it has as
+// many as it may.
+func (g *Guard) enter(counts map[Key]int, most int, who Key) (release func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if counts[who] >= most {
+		return nil
+	}
+	counts[who]++
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.running[who]--; g.running[who] == 0 {
-			delete(g.running, who)
+		if counts[who]--; counts[who] == 0 {
+			delete(counts, who)
 		}
-	}), nil
+	})
 }
 
 // mostRemembered is how many good credentials are known at a time.

@@ -278,3 +278,38 @@ func BenchmarkAdmit(b *testing.B) {
 		}
 	})
 }
+
+func TestWaitingRequestsAtATime(t *testing.T) {
+	g := limit.NewGuard(limit.Config{Large: 1, Waiting: 2})
+	ada := limit.User(1)
+	first, ok := g.Wait(ada)
+	if !ok {
+		t.Fatal("nobody waits, and the first may not")
+	}
+	if _, ok := g.Wait(ada); !ok {
+		t.Fatal("the second may not wait")
+	}
+	if _, ok := g.Wait(ada); ok {
+		t.Fatal("a third waits beside two")
+	}
+	if _, ok := g.Wait(limit.User(2)); !ok {
+		t.Fatal("somebody else may not wait")
+	}
+	if _, err := g.Hold("api", ada); err != nil {
+		t.Fatalf("those who wait are in the way of large requests: %v", err)
+	}
+	first()
+	first() // does not count twice
+	if _, ok := g.Wait(ada); !ok {
+		t.Fatal("one left, and nobody may take its place")
+	}
+	if _, ok := g.Wait(ada); ok {
+		t.Fatal("a third waits beside two")
+	}
+	var none *limit.Guard
+	if release, ok := none.Wait(ada); !ok {
+		t.Fatal("a guard that is none refused")
+	} else {
+		release()
+	}
+}
