@@ -69,6 +69,13 @@ type AgentSession struct {
 	LastSeen          time.Time
 }
 
+// An AgentPresence is when an agent was connected last, by any replica.
+type AgentPresence struct {
+	Agent    AgentID
+	LastSeen time.Time
+	Left     string // why the last connection ended; "" while it lasts, or when nobody knows
+}
+
 // An AgentSource is what the server knows of one Flux source of an agent,
 // whether or not anything was ever announced of it.
 type AgentSource struct {
@@ -86,6 +93,11 @@ type AgentSource struct {
 	UpdatedAt time.Time // when anything of this changed last
 }
 
+
+	// Refused is the project that the URL names although the agent may not be
+	// told of it, 0 for none. It is for the project's side alone: whoever reads
+	// the agent must not learn that there is such a project.
+	Refused ProjectID
 // An AnnouncementState is how far the latest announcement of a source came,
 // or why there is none.
 type AnnouncementState string

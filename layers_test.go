@@ -23,6 +23,7 @@ var layer = map[string]int{
 	"internal/agentrpc": 1,
 	"internal/artifact": 1,
 	"internal/bus":      1,
+	"internal/explain":  1,
 	"internal/flux":     1,
 	"internal/gitrepo":  1,
 	"internal/health":   1,
@@ -42,7 +43,6 @@ var layer = map[string]int{
 	"internal/agentserver":     3,
 	"internal/backup":          3,
 	"internal/delivery":        3,
-	"internal/explain":         3,
 	"internal/gitlabapi":       3,
 	"internal/gitserver":       3,
 	"internal/ociserver":       3,
@@ -83,7 +83,7 @@ var only = map[string][]string{
 var serverSide = []string{
 	"internal/forge", "internal/store", "internal/bus", "internal/gitrepo", "internal/registry",
 	"internal/gitserver", "internal/gitlabapi", "internal/agentserver", "internal/delivery", "internal/ociserver",
-	"internal/webhook", "internal/explain", "internal/console", "internal/server",
+	"internal/webhook", "internal/rollout", "internal/explain", "internal/console", "internal/server",
 	"github.com/nats-io", "modernc.org/sqlite", "github.com/jackc/pgx",
 }
 

@@ -95,8 +95,9 @@ func (s *Server) runSession(l *session) {
 	unregistered.Stop()
 	l.tunnel.Close("")
 	s.sessions.remove(l)
-	s.forgetPresence(ctx, l)
-	l.log.InfoContext(ctx, "agent disconnected", "reason", cmp.Or(err, l.tunnel.Err()), "after", time.Since(l.connectedAt).Round(time.Millisecond))
+	reason := cmp.Or(err, l.tunnel.Err())
+	s.forgetPresence(ctx, l, reason)
+	l.log.InfoContext(ctx, "agent disconnected", "reason", reason, "after", time.Since(l.connectedAt).Round(time.Millisecond))
 }
 
 // Register notes who is at the other end, and answers who it is to us.
@@ -184,7 +185,7 @@ func (s *Server) repeatPresence(ctx context.Context) {
 
 // forgetPresence removes a session's row, unless the instance is already
 // back on another connection.
-func (s *Server) forgetPresence(ctx context.Context, l *session) {
+func (s *Server) forgetPresence(ctx context.Context, l *session, reason error) {
 	said, ok := l.presence()
 	if !ok || s.sessions.current(said.Agent, said.Instance) != nil {
 		return
@@ -193,6 +194,13 @@ func (s *Server) forgetPresence(ctx context.Context, l *session) {
 	defer cancel()
 	if err := s.Forge.RemoveAgentSession(ctx, said); err != nil {
 		l.log.WarnContext(ctx, "presence not removed", "error", err) // it grows stale by itself
+	}
+	why := ""
+	if reason != nil {
+		why = word(reason.Error())
+	}
+	if err := s.Forge.AgentLeft(ctx, said, why); err != nil && tidelock.KindOf(err) != tidelock.NotFound { // else it was deleted
+		l.log.WarnContext(ctx, "end of a connection not saved", "error", err)
 	}
 	if back := s.sessions.current(said.Agent, said.Instance); back != nil {
 		if said, ok := back.presence(); ok {

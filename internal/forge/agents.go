@@ -357,6 +357,35 @@ func (f *Forge) AgentByID(ctx context.Context, id tidelock.AgentID) (tidelock.Ag
 // ProjectByID reads a project, for the server's own use.
 func (f *Forge) ProjectByID(ctx context.Context, id tidelock.ProjectID) (tidelock.Project, error) {
 	return f.store.Project(ctx, id)
+// AgentLeft keeps that a connection of an agent ended, and why.
+func (f *Forge) AgentLeft(ctx context.Context, s tidelock.AgentSession, why string) error {
+	return f.store.SaveAgentPresence(ctx, tidelock.AgentPresence{Agent: s.Agent, LastSeen: s.LastSeen, Left: why})
+}
+
+// AgentAway says since when an agent has not been connected: zero while it is,
+// and when it was registered if it never was.
+func (f *Forge) AgentAway(ctx context.Context, id tidelock.AgentID) (since time.Time, err error) {
+	since, _, err = f.agentAway(ctx, id)
+	return since, err
+}
+
+// agentAway is AgentAway, and why the last connection ended.
+func (f *Forge) agentAway(ctx context.Context, id tidelock.AgentID) (since time.Time, why string, err error) {
+	live, err := f.AgentSessions(ctx, id)
+	if err != nil || len(live) > 0 {
+		return time.Time{}, "", err
+	}
+	presence, err := f.store.AgentPresence(ctx, id)
+	if err != nil {
+		return time.Time{}, "", err
+	}
+	if len(presence) > 0 {
+		return presence[0].LastSeen, presence[0].Left, nil
+	}
+	agent, err := f.store.Agent(ctx, id)
+	return agent.CreatedAt, "it never connected", err
+}
+
 }
 
 // ProjectByPath reads a project by its full path or an old one, for the

@@ -151,7 +151,11 @@ func (f *Forge) AgentSources(ctx context.Context, p Principal, project tidelock.
 	if _, err := f.Agent(ctx, p, project, agent); err != nil {
 		return nil, err
 	}
-	return f.store.AgentSources(ctx, agent)
+	sources, err := f.store.AgentSources(ctx, agent)
+	for i := range sources {
+		sources[i].Refused = 0
+	}
+	return sources, err
 }
 
 // Pushes lists the pushes of a project, newest first.

@@ -146,7 +146,7 @@ type Store interface {
 	Granted(context.Context, tidelock.AgentID, tidelock.ProjectID) (bool, error)
 
 	// SaveAgentSession writes by agent and instance, unless that instance has
-	// a session with a later ConnectedAt.
+	// a session with a later ConnectedAt, and that the agent was seen.
 	SaveAgentSession(context.Context, tidelock.AgentSession) error
 	// RemoveAgentSession removes a session that the server still holds; none
 	// is no error.
@@ -157,6 +157,12 @@ type Store interface {
 
 	// SaveAnnouncements writes each by agent, source and number, and closes
 	// older unfinished numbers of the same source: those that have not
+	// SaveAgentPresence writes unless the agent was seen later.
+	SaveAgentPresence(context.Context, tidelock.AgentPresence) error
+	// AgentPresence holds nothing for an agent that was never seen. 0: of all
+	// agents, in order of id.
+	AgentPresence(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentPresence, error)
+
 	// converged and are not gone. It keeps the newest 100 numbers of a source,
 	// and drops those of agents that do not exist.
 	SaveAnnouncements(context.Context, ...tidelock.Announcement) error

@@ -27,8 +27,42 @@ func (db *DB) SaveAgentSession(ctx context.Context, a tidelock.AgentSession) err
 	return db.note(ctx, func(s session) error {
 		_, err := s.exec(ctx, saveAgentSession, a.Agent, a.Instance, a.Server, a.Token, a.Version, a.Commit,
 			a.PodNamespace, a.PodName, a.KubernetesVersion, a.Leader, a.ConnectedAt, a.LastSeen)
+		if err == nil {
+			_, err = s.exec(ctx, saveAgentPresence, a.Agent, a.LastSeen, "")
+		}
 		return s.writeError("agent session", "agent", err)
 	})
+}
+
+const saveAgentPresence = `
+	INSERT INTO agent_presence (agent_id, last_seen, left_why)
+	VALUES (?, ?, ?)
+	ON CONFLICT (agent_id) DO UPDATE
+	SET last_seen = excluded.last_seen, left_why = excluded.left_why
+	WHERE excluded.last_seen >= agent_presence.last_seen`
+
+// SaveAgentPresence writes when an agent was connected last.
+func (db *DB) SaveAgentPresence(ctx context.Context, a tidelock.AgentPresence) error {
+	return db.note(ctx, func(s session) error {
+		_, err := s.exec(ctx, saveAgentPresence, a.Agent, a.LastSeen, a.Left)
+		return s.writeError("agent presence", "agent", err)
+	})
+}
+
+const selectAgentPresence = `
+	SELECT agent_id, last_seen, left_why
+	FROM agent_presence
+	WHERE CAST(? AS BIGINT) IN (0, agent_id)
+	ORDER BY agent_id`
+
+func scanAgentPresence(row scanner) (a tidelock.AgentPresence, err error) {
+	err = row.Scan(&a.Agent, (*instant)(&a.LastSeen), &a.Left)
+	return a, err
+}
+
+// AgentPresence lists when an agent, or with 0 each of them, was connected last.
+func (db *DB) AgentPresence(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentPresence, error) {
+	return many(ctx, db.point(ctx), "presence of agents", scanAgentPresence, selectAgentPresence, agent)
 }
 
 const deleteAgentSession = `DELETE FROM agent_sessions WHERE agent_id = ? AND instance = ? AND server = ?`

@@ -255,4 +255,34 @@ var agentTests = []test{
 		sessions(0)
 		w.kind(w.SaveAgentSession(w.Context(), third), tidelock.NotFound)
 	}},
+
+	{"were connected last at a time", func(w world) {
+		site := w.site()
+		one, two := w.agent(site.ID, "one"), w.agent(site.ID, "two")
+		presence := func(agent tidelock.AgentID, want ...tidelock.AgentPresence) {
+			w.Helper()
+			got, err := w.AgentPresence(w.Context(), agent)
+			w.ok(err)
+			equal(w, got, append([]tidelock.AgentPresence{}, want...))
+		}
+		presence(one.ID)
+		session := tidelock.AgentSession{Agent: one.ID, Instance: "i1", Server: "s1", ConnectedAt: at(0), LastSeen: at(time.Second)}
+		w.ok(w.SaveAgentSession(w.Context(), session))
+		presence(one.ID, tidelock.AgentPresence{Agent: one.ID, LastSeen: at(time.Second)})
+		left := tidelock.AgentPresence{Agent: one.ID, LastSeen: at(time.Minute), Left: "no heartbeat"}
+		w.ok(w.SaveAgentPresence(w.Context(), left))
+		w.ok(w.SaveAgentSession(w.Context(), session)) // late
+		presence(0, left)
+		other := tidelock.AgentPresence{Agent: two.ID, LastSeen: at(0), Left: "stopped"}
+		w.ok(w.SaveAgentPresence(w.Context(), other))
+		presence(0, left, other)
+
+		session.LastSeen = at(time.Hour)
+		w.ok(w.SaveAgentSession(w.Context(), session))
+		w.ok(w.RemoveAgentSession(w.Context(), one.ID, "i1", "s1"))
+		presence(one.ID, tidelock.AgentPresence{Agent: one.ID, LastSeen: at(time.Hour)})
+		w.ok(w.DeleteAgent(w.Context(), one.ID))
+		presence(0, other)
+		w.kind(w.SaveAgentPresence(w.Context(), left), tidelock.NotFound)
+	}},
 }
