@@ -82,6 +82,8 @@ type AgentSource struct {
 	Agent     AgentID
 	Source    SourceID
 	Project   ProjectID // 0 when not served
+	Spec      RefSpec   // zero when not served
+	Image     ImageID   // of sources of images; 0 when not served, or not there
 	Ref       RefName   // what spec.ref resolved to; "" when not served
 	Wanted    CommitID  // the head of Ref; "" when nothing is there, or not known of an artifact
 	Digest    Digest    // the artifact behind Ref, of sources of images
@@ -91,13 +93,13 @@ type AgentSource struct {
 	Message   string    // what is wrong; "" for nothing
 	Since     time.Time // when State changed last
 	UpdatedAt time.Time // when anything of this changed last
-}
-
 
 	// Refused is the project that the URL names although the agent may not be
 	// told of it, 0 for none. It is for the project's side alone: whoever reads
 	// the agent must not learn that there is such a project.
 	Refused ProjectID
+}
+
 // An AnnouncementState is how far the latest announcement of a source came,
 // or why there is none.
 type AnnouncementState string

@@ -46,6 +46,7 @@ var layer = map[string]int{
 	"internal/gitlabapi":       3,
 	"internal/gitserver":       3,
 	"internal/ociserver":       3,
+	"internal/rollout":         3,
 	"internal/store/storetest": 3,
 	"internal/webhook":         3,
 

@@ -131,4 +131,5 @@ type ObservationFilter struct {
 	Agent   AgentID
 	Project ProjectID
 	Source  SourceID // appliers of it
+	Objects []ObjectID
 }

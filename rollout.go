@@ -42,6 +42,7 @@ type Rollout struct {
 	Reason      string
 	Message     string // the real error text, bounded, printable
 	Newest      bool   // no later commit is known of this applier
+	Turn        int64  // orders the commits of an applier: the later one has a greater one
 
 	PendingAt  time.Time
 	RunningAt  time.Time
@@ -49,7 +50,7 @@ type Rollout struct {
 	HealthyAt  time.Time
 	FinishedAt time.Time // when State became what it is, if it is Done
 	ReportedAt time.Time // when the present State was written to the commit
-	UpdatedAt  time.Time
+	UpdatedAt  time.Time // grows with every change
 
 	Status     StatusID     // the job; 0 before it is made
 	Deployment DeploymentID // 0 before it is made
@@ -73,4 +74,11 @@ type RolloutFilter struct {
 	States      []RolloutState
 	Newest      bool // only the newest of each applier
 	Unreported  bool
+}
+
+// A RolloutSum counts rollouts.
+type RolloutSum struct {
+	Newest           map[RolloutState]int // the newest of each applier
+	Unreported       int
+	OldestUnreported time.Time // when it came to be so; zero for none
 }

@@ -1,8 +1,8 @@
 // Package agentserver is the forge's end of the agents' connections. It owns
-// who is connected, the delivery of their configuration, and the announcement
-// streams: it turns hints from the bus into "the head of your source's ref is
-// this commit now", and what agents answer into the record of each
-// announcement.
+// who is connected, the delivery of their configuration, the announcement
+// streams and the observation streams: it turns hints from the bus into "the
+// head of your source's ref is this commit now", what agents answer into the
+// record of each announcement, and what they see of Flux into observations.
 //
 // It decides nothing: whom a token stands for, which projects an agent may be
 // told of and what a ref means are questions it asks forge. It keeps nothing

@@ -18,12 +18,14 @@ type metrics struct {
 
 	sent, delivered, converged, failed prometheus.Counter
 	resyncs, refusals, recordsDropped  prometheus.Counter
+	observed                           prometheus.Counter
 	refused                            *prometheus.CounterVec
 
 	counters []prometheus.Collector
 
 	agents, sessions, streams, sources, recordsWaiting *prometheus.Desc
 	oldestUndelivered, oldestUnconverged               *prometheus.Desc
+	observationStreams, observationsWaiting            *prometheus.Desc
 }
 
 func newMetrics(s *Server) *metrics {
@@ -44,6 +46,7 @@ func newMetrics(s *Server) *metrics {
 	m.resyncs = counter("resyncs_total", "Times an agent was asked for all its sources because something was missing.")
 	m.refusals = counter("messages_refused_total", "Messages of agents that were refused.")
 	m.recordsDropped = counter("records_dropped_total", "Records of announcements and sources dropped because the store was down for long.")
+	m.observed = counter("observations_total", "Observations of agents that were kept.")
 	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: prefix + "connections_refused_total", Help: "Connections of agents that were refused.",
 	}, []string{"reason"})
@@ -53,6 +56,8 @@ func newMetrics(s *Server) *metrics {
 	m.streams = desc("announcement_streams", "Open announcement streams.")
 	m.sources = desc("sources", "Sources of the agents with an open announcement stream.")
 	m.recordsWaiting = desc("records_waiting", "Records of announcements and sources that wait to be written.")
+	m.observationStreams = desc("observation_streams", "Open observation streams.")
+	m.observationsWaiting = desc("observations_waiting", "Observations of agents that wait to be kept.")
 	m.oldestUndelivered = desc("oldest_undelivered_announcement_seconds",
 		"Age of the oldest latest announcement, of any agent, that its agent has not confirmed; 0 when there is none.")
 	m.oldestUnconverged = desc("oldest_unconverged_announcement_seconds",
@@ -66,6 +71,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	for _, d := range []*prometheus.Desc{
 		m.agents, m.sessions, m.streams, m.sources, m.recordsWaiting, m.oldestUndelivered, m.oldestUnconverged,
+		m.observationStreams, m.observationsWaiting,
 	} {
 		ch <- d
 	}
@@ -95,6 +101,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.streams, float64(streams))
 	gauge(m.sources, float64(sources))
 	gauge(m.recordsWaiting, float64(m.server.records.waiting()))
+	observing, waiting := m.server.observers.count()
+	gauge(m.observationStreams, float64(observing))
+	gauge(m.observationsWaiting, float64(waiting))
 
 	undelivered, unconverged, err := m.oldest(time.Now())
 	if err != nil {

@@ -92,12 +92,13 @@ type Server struct {
 	urls tidelock.URLSet
 	rpc  http.Handler
 
-	sessions *registry
-	streams  *hub
-	configs  *configWatcher
-	records  *recorder
-	metrics  *metrics
-	tracer   trace.Tracer
+	sessions  *registry
+	streams   *hub
+	observers *observerHub
+	configs   *configWatcher
+	records   *recorder
+	metrics   *metrics
+	tracer    trace.Tracer
 
 	mu      sync.Mutex
 	running bool
@@ -116,13 +117,14 @@ func New(c Config) (*Server, error) {
 	}
 	log := c.Log.With("component", "agentserver")
 	s := &Server{
-		Config:   c,
-		log:      log,
-		id:       rand.Text(),
-		urls:     urls,
-		sessions: newRegistry(),
-		streams:  newHub(),
-		tracer:   c.Tracer.Tracer("tidelock.dev/internal/agentserver"),
+		Config:    c,
+		log:       log,
+		id:        rand.Text(),
+		urls:      urls,
+		sessions:  newRegistry(),
+		streams:   newHub(),
+		observers: newObserverHub(),
+		tracer:    c.Tracer.Tracer("tidelock.dev/internal/agentserver"),
 	}
 	s.configs = newConfigWatcher(c.Forge, log, c.CompareEvery)
 	s.metrics = newMetrics(s)
@@ -140,6 +142,7 @@ func New(c Config) (*Server, error) {
 	mux.Handle(agentrpc.NewSessionServiceHandler(s, options))
 	mux.Handle(agentrpc.NewConfigurationServiceHandler(s, options))
 	mux.Handle(agentrpc.NewAnnouncementServiceHandler(s, options))
+	mux.Handle(agentrpc.NewObservationServiceHandler(s, options, connect.WithReadMaxBytes(maxObserveMessage)))
 	s.rpc = mux
 	return s, nil
 }

@@ -51,6 +51,8 @@ type source struct {
 	delivered int64                  // the number that the agent named last, as its digest has it
 	record    *tidelock.Announcement // of number; nil when nothing is known of it
 	traced    hopSet                 // of record
+
+	unrecorded *agentrpc.Progress // the last one while there was no record; nil for none
 }
 
 // pathOf finds out which project or image the URL of a source names; "" when it
@@ -139,11 +141,12 @@ func (s *source) show(agent tidelock.AgentID) tidelock.AgentSource {
 	a := tidelock.AgentSource{Agent: agent, Source: s.id, Revision: s.artifact, Suspended: s.suspended}
 	w := s.wanted
 	if !w.served {
-		a.State, a.Message = tidelock.NotServed, "the URL leads to no project that the agent may be told of"
+		a.State, a.Message, a.Refused = tidelock.NotServed, "the URL leads to no project that the agent may be told of", w.project
 		return a
 	}
 	goal := w.head.Goal()
 	a.Project, a.Ref, a.Wanted, a.Digest = w.project, goal.Ref, goal.Commit, goal.Digest
+	a.Spec, a.Image = s.spec, w.head.Image
 	if goal.None() {
 		a.Ref = refOf(s.id.Kind(), s.spec)
 	}
@@ -168,6 +171,31 @@ func (s *source) show(agent tidelock.AgentID) tidelock.AgentSource {
 		a.State = tidelock.Sent // it is about to be
 	}
 	return a
+}
+
+// recall makes up the record of an announcement that the agent has and the
+// store does not: the server that sent it ended before it was written. It
+// reports whether it did.
+func (s *source) recall(agent tidelock.AgentID, w wanted, now time.Time) bool {
+	goal := w.head.Goal()
+	if s.record != nil || !s.told || s.number == 0 || s.delivered != s.number ||
+		!w.served || !w.settled || w.gone || w.held || !s.goal.Same(goal) {
+		return false
+	}
+	s.record = &tidelock.Announcement{
+		Agent: agent, Source: s.id, Number: s.number, Project: w.project,
+		Ref: goal.Ref, Commit: goal.Commit, Digest: goal.Digest,
+		Push: w.head.Push, Trace: w.head.Trace, AcceptedAt: w.head.MovedAt,
+		State: tidelock.Delivered, SentAt: now, AnnouncedAt: now,
+	}
+	if state, known := states[s.unrecorded.GetState()]; known && s.unrecorded.GetNumber() == s.number {
+		s.record.State, s.record.Message = state, excuse(s.unrecorded.GetMessage())
+	}
+	if s.revision.Meets(goal) {
+		s.record.State, s.record.Message = tidelock.Converged, ""
+	}
+	s.traced = tracedBefore(*s.record)
+	return true
 }
 
 // announce moves the source on to its next number.

@@ -70,11 +70,19 @@ func (f *Forge) DeleteAgent(ctx context.Context, p Principal, project tidelock.P
 	if err != nil {
 		return err
 	}
+	var ended []*report
 	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		var err error
+		if ended, err = f.endReports(ctx, id); err != nil {
+			return change{}, err
+		}
 		return change{act: "agent deleted", on: OnProject(project), subject: agentSubject(agent)}, f.store.DeleteAgent(ctx, id)
 	})
 	if err != nil {
 		return err
+	}
+	for _, r := range ended {
+		r.tell(ctx)
 	}
 	publish(f, tidelock.AgentChanged{Agent: id})
 	return nil
@@ -349,14 +357,6 @@ func (f *Forge) AgentSessions(ctx context.Context, id tidelock.AgentID) ([]tidel
 	return live, nil
 }
 
-// AgentByID reads an agent, for the server's own use.
-func (f *Forge) AgentByID(ctx context.Context, id tidelock.AgentID) (tidelock.Agent, error) {
-	return f.store.Agent(ctx, id)
-}
-
-// ProjectByID reads a project, for the server's own use.
-func (f *Forge) ProjectByID(ctx context.Context, id tidelock.ProjectID) (tidelock.Project, error) {
-	return f.store.Project(ctx, id)
 // AgentLeft keeps that a connection of an agent ended, and why.
 func (f *Forge) AgentLeft(ctx context.Context, s tidelock.AgentSession, why string) error {
 	return f.store.SaveAgentPresence(ctx, tidelock.AgentPresence{Agent: s.Agent, LastSeen: s.LastSeen, Left: why})
@@ -386,6 +386,14 @@ func (f *Forge) agentAway(ctx context.Context, id tidelock.AgentID) (since time.
 	return agent.CreatedAt, "it never connected", err
 }
 
+// AgentByID reads an agent, for the server's own use.
+func (f *Forge) AgentByID(ctx context.Context, id tidelock.AgentID) (tidelock.Agent, error) {
+	return f.store.Agent(ctx, id)
+}
+
+// ProjectByID reads a project, for the server's own use.
+func (f *Forge) ProjectByID(ctx context.Context, id tidelock.ProjectID) (tidelock.Project, error) {
+	return f.store.Project(ctx, id)
 }
 
 // ProjectByPath reads a project by its full path or an old one, for the

@@ -23,7 +23,18 @@ func (f *Forge) LatestAnnouncements(ctx context.Context, agent tidelock.AgentID)
 // SaveAgentSources keeps how things stand with sources of an agent, and
 // forgets those that were removed.
 func (f *Forge) SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.AgentSource, removals []tidelock.SourceID) error {
-	return f.store.SaveAgentSources(ctx, agent, upserts, removals)
+	if err := f.store.SaveAgentSources(ctx, agent, upserts, removals); err != nil {
+		return err
+	}
+	// What is seen of a source, and of what applies it, belongs to the project.
+	led := map[tidelock.ProjectID]bool{0: true}
+	for _, s := range upserts {
+		if !led[s.Project] {
+			led[s.Project] = true
+			publish(f, tidelock.Observed{Project: s.Project})
+		}
+	}
+	return nil
 }
 
 // SourcesOf lists the sources of an agent, for the server's own use.

@@ -68,15 +68,24 @@ func (f *Forge) resolveCommit(ctx context.Context, project tidelock.ProjectID, s
 // a version has three parts, and of tags with one version, which differ in
 // their build alone, the one with the newest commit is taken.
 func (f *Forge) resolveSemVer(ctx context.Context, project tidelock.ProjectID, text string) (tidelock.Head, error) {
-	within, err := semver.NewConstraint(text)
-	if err != nil {
-		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%q is not a semver range", text)
-	}
 	heads, err := f.store.Heads(ctx, project)
 	if err != nil {
 		return tidelock.Head{}, fmt.Errorf("list heads of project %d: %w", project, err)
 	}
-	var best []tidelock.Head // of the highest version
+	best, err := tagsWithin(heads, text)
+	if err != nil {
+		return tidelock.Head{}, err
+	}
+	return f.newest(ctx, project, best)
+}
+
+// tagsWithin are the tags of the highest version in a range.
+func tagsWithin(heads []tidelock.Head, text string) ([]tidelock.Head, error) {
+	within, err := semver.NewConstraint(text)
+	if err != nil {
+		return nil, tidelock.Errorf(tidelock.Invalid, "%q is not a semver range", text)
+	}
+	var best []tidelock.Head
 	var highest *semver.Version
 	for _, h := range heads {
 		tag, ok := h.Ref.Tag()
@@ -95,9 +104,9 @@ func (f *Forge) resolveSemVer(ctx context.Context, project tidelock.ProjectID, t
 		}
 	}
 	if highest == nil {
-		return tidelock.Head{}, tidelock.Errorf(tidelock.NotFound, "no tag is within %s", text)
+		return nil, tidelock.Errorf(tidelock.NotFound, "no tag is within %s", text)
 	}
-	return f.newest(ctx, project, best)
+	return best, nil
 }
 
 // newest picks the head with the newest commit, and of equals the last one.

@@ -105,6 +105,14 @@ func (f *Forge) resolveDigest(ctx context.Context, i tidelock.Image, digest tide
 // resolveVersion picks the highest version in a range, of the tags that a
 // filter lets through.
 func (f *Forge) resolveVersion(ctx context.Context, i tidelock.Image, text, filter string) (tidelock.Head, error) {
+	heads, err := f.tagHeads(ctx, i)
+	if err != nil {
+		return tidelock.Head{}, err
+	}
+	return versionAmong(heads, text, filter)
+}
+
+func versionAmong(heads []tidelock.Head, text, filter string) (tidelock.Head, error) {
 	within, err := semver.NewConstraint(text)
 	if err != nil {
 		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%.200q is not a semver range", text)
@@ -115,10 +123,6 @@ func (f *Forge) resolveVersion(ctx context.Context, i tidelock.Image, text, filt
 	lets, err := regexp.Compile(filter)
 	if err != nil {
 		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%.200q is not a regular expression", filter)
-	}
-	heads, err := f.tagHeads(ctx, i)
-	if err != nil {
-		return tidelock.Head{}, err
 	}
 	return highest(heads, text, func(tag string) *semver.Version {
 		if !lets.MatchString(tag) {
@@ -132,19 +136,24 @@ func (f *Forge) resolveVersion(ctx context.Context, i tidelock.Image, text, filt
 	})
 }
 
-// resolveChart picks the version of a chart. Registries have no "+" in tags,
-// so that Helm writes "_".
+// resolveChart picks the version of a chart.
 func (f *Forge) resolveChart(ctx context.Context, i tidelock.Image, text string) (tidelock.Head, error) {
+	heads, err := f.tagHeads(ctx, i)
+	if err != nil {
+		return tidelock.Head{}, err
+	}
+	return chartAmong(heads, text)
+}
+
+// chartAmong reads tags as Helm writes them: registries have no "+" there, so
+// that it writes "_".
+func chartAmong(heads []tidelock.Head, text string) (tidelock.Head, error) {
 	if text == "" {
 		text = "*"
 	}
 	within, err := semver.NewConstraint(text)
 	if err != nil {
 		return tidelock.Head{}, tidelock.Errorf(tidelock.Invalid, "%.200q is not a version or a range of versions", text)
-	}
-	heads, err := f.tagHeads(ctx, i)
-	if err != nil {
-		return tidelock.Head{}, err
 	}
 	for _, h := range heads { // an exact version goes before what a range would find
 		if tag, _ := h.Ref.Tag(); strings.ReplaceAll(tag, "_", "+") == text {

@@ -33,6 +33,8 @@ type Store interface {
 	blobStore
 	reportRuleStore
 	buildStore
+	observationStore
+	rolloutStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,
@@ -155,14 +157,14 @@ type Store interface {
 	RemoveStaleSessions(ctx context.Context, before time.Time) error
 	AgentSessions(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentSession, error) // 0: of all agents
 
-	// SaveAnnouncements writes each by agent, source and number, and closes
-	// older unfinished numbers of the same source: those that have not
 	// SaveAgentPresence writes unless the agent was seen later.
 	SaveAgentPresence(context.Context, tidelock.AgentPresence) error
 	// AgentPresence holds nothing for an agent that was never seen. 0: of all
 	// agents, in order of id.
 	AgentPresence(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentPresence, error)
 
+	// SaveAnnouncements writes each by agent, source and number, and closes
+	// older unfinished numbers of the same source: those that have not
 	// converged and are not gone. It keeps the newest 100 numbers of a source,
 	// and drops those of agents that do not exist.
 	SaveAnnouncements(context.Context, ...tidelock.Announcement) error
@@ -174,6 +176,9 @@ type Store interface {
 	// dropped.
 	SaveAgentSources(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.AgentSource, removals []tidelock.SourceID) error
 	AgentSources(context.Context, tidelock.AgentID) ([]tidelock.AgentSource, error) // in order of source
+	// SourcesOfProject lists, at most limit, those of all agents that lead to a
+	// project, also the refused, in order of agent and source.
+	SourcesOfProject(ctx context.Context, project tidelock.ProjectID, limit int) ([]tidelock.AgentSource, error)
 
 	// Ping reports whether the store can be read.
 	Ping(context.Context) error

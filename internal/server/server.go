@@ -38,6 +38,7 @@ import (
 	"tidelock.dev/internal/limit"
 	"tidelock.dev/internal/ociserver"
 	"tidelock.dev/internal/registry"
+	"tidelock.dev/internal/rollout"
 	"tidelock.dev/internal/seal"
 	"tidelock.dev/internal/signing"
 	"tidelock.dev/internal/stage"
@@ -63,18 +64,19 @@ type Server struct {
 	cert      *certificate
 	closers   []closer
 
-	bus     *bus.Bus
-	repos   *gitrepo.Disk
-	forge   *forge.Forge
-	limits  *limit.Guard
-	agents  *agentserver.Server
-	hooks   *webhook.Worker
-	packer  *delivery.Packer
-	git     *gitserver.Server
-	content *registry.Registry
-	images  *ociserver.Server
-	api     *gitlabapi.API
-	console *console.Console
+	bus      *bus.Bus
+	repos    *gitrepo.Disk
+	forge    *forge.Forge
+	limits   *limit.Guard
+	agents   *agentserver.Server
+	hooks    *webhook.Worker
+	packer   *delivery.Packer
+	rollouts *rollout.Loop
+	git      *gitserver.Server
+	content  *registry.Registry
+	images   *ociserver.Server
+	api      *gitlabapi.API
+	console  *console.Console
 
 	https  []net.Listener
 	http   []net.Listener
@@ -284,7 +286,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	}
 	s.forge, err = forge.New(forge.Config{
 		Store: db, Repos: s.repos, Registry: content, Signer: signer, ImageQuota: c.RegistryQuota, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
-		Metrics: collected,
+		ExternalURL: s.external, Metrics: collected,
 	})
 	if err != nil {
 		return err
@@ -326,6 +328,10 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 		Forge: s.forge, Log: log, Version: c.Version, ForgeURLs: s.forgeURLs(), Metrics: collected,
 		Tracer: tracing.provider, DisableResync: c.DisableResync, Limits: s.limits,
 	})
+	if err != nil {
+		return err
+	}
+	s.rollouts, err = rollout.New(rollout.Config{Forge: s.forge, Log: log, Metrics: collected})
 	if err != nil {
 		return err
 	}
@@ -381,6 +387,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.log.InfoContext(ctx, "serving", "url", s.URL(), "listen", addresses(s.https), "http", addresses(s.http), "ssh", s.SSHURL(), "ca", s.CAFile(), "data", s.config.DataDir)
 	return stage.Run(ctx,
 		stage.Stage{s.forge.Run, s.repos.Maintain, s.content.Run, s.cert.Run},
+		stage.Stage{s.rollouts.Run},
 		stage.Stage{s.agents.Run, s.hooks.Run, s.packer.Run},
 		stage.Stage{s.serve, s.serveSSH},
 	)

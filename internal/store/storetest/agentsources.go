@@ -15,6 +15,7 @@ var agentSourceTests = []test{
 		one, two := w.agent(w.site().ID, "one"), w.agent(w.project(w.group(0, "ops").ID, "infra").ID, "two")
 		full := tidelock.AgentSource{
 			Agent: one.ID, Source: source, Project: 7, Ref: "refs/heads/m\xffin", Wanted: "c1", Digest: "sha256:d1", Revision: "main@sha1:c0",
+			Spec: tidelock.RefSpec{SemVer: ">=1", SemVerFilter: "^v"}, Image: 9,
 			Suspended: true, State: tidelock.Parked, Message: "suspended", Since: at(1), UpdatedAt: at(time.Second),
 		}
 		first, upper := agentSource(one.ID, "GitRepository/a/b", tidelock.Sent, at(0)), agentSource(one.ID, "GitRepository/B/b", tidelock.Sent, at(0))
@@ -39,6 +40,32 @@ var agentSourceTests = []test{
 		w.ok(w.SaveAgentSources(w.Context(), two.ID, []tidelock.AgentSource{other}, []tidelock.SourceID{"GitRepository/a/b"}))
 		read(two.ID)
 		read(one.ID, upper, first)
+	}},
+
+	{"are found by the project that they lead to", func(w world) {
+		site := w.site()
+		one, two := w.agent(site.ID, "one"), w.agent(site.ID, "two")
+		served := agentSource(one.ID, source, tidelock.Converged, at(0))
+		served.Project = 7
+		refused := agentSource(two.ID, source, tidelock.NotServed, at(0))
+		refused.Refused = 7
+		elsewhere := agentSource(two.ID, "GitRepository/a/b", tidelock.NotServed, at(0))
+		w.ok(w.SaveAgentSources(w.Context(), one.ID, []tidelock.AgentSource{served}, nil))
+		w.ok(w.SaveAgentSources(w.Context(), two.ID, []tidelock.AgentSource{elsewhere, refused}, nil))
+		found := func(project tidelock.ProjectID, limit int, want ...tidelock.AgentSource) {
+			w.Helper()
+			got, err := w.SourcesOfProject(w.Context(), project, limit)
+			w.ok(err)
+			equal(w, got, append([]tidelock.AgentSource{}, want...))
+		}
+		found(7, 10, served, refused)
+		found(7, 1, served)
+		found(8, 10)
+
+		refused.State, refused.Project, refused.Refused, refused.Since = tidelock.Sent, 7, 0, at(time.Second)
+		refused.UpdatedAt = refused.Since
+		w.ok(w.SaveAgentSources(w.Context(), two.ID, []tidelock.AgentSource{refused}, nil))
+		found(7, 10, served, refused)
 	}},
 
 	{"say since when they are in a state", func(w world) {
