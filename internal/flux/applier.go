@@ -288,7 +288,7 @@ func (a *application) oversized() bool {
 // early reports whether the applier failed before it looked at a revision, so
 // that it has failed with whatever its source has.
 func (a *application) early() bool {
-	return (a.standing.state == tidelock.ObservedFailed || a.standing.state == tidelock.ObservedStalled) && earlyReasons[a.standing.reason]
+	return failed(a.standing.state) && earlyReasons[a.standing.reason]
 }
 
 var earlyReasons = map[string]bool{

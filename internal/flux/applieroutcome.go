@@ -16,6 +16,7 @@ func remember(outcomes []tidelock.Outcome, o tidelock.Outcome) []tidelock.Outcom
 	if o.Revision == "" || len(outcomes) == maxOutcomes || indexOutcome(outcomes, o.Revision) >= 0 {
 		return outcomes
 	}
+	o.Health = tidelock.HealthUnknown
 	return append(outcomes, o)
 }
 
@@ -28,23 +29,35 @@ type moment struct {
 	standing
 	attempted string
 	applied   string
+	live      string // what had been applied before
 	brought   bool
 	health    tidelock.Health
 	now       time.Time // zero when nobody knows since when it is so
+}
+
+// shownAgain reports whether Flux only shows again what had become of an older
+// revision, without another attempt.
+func (m moment) shownAgain(o tidelock.Outcome) bool {
+	return failed(m.state) && failed(o.State) ||
+		m.state == tidelock.ObservedReady && o.State == tidelock.ObservedReady && m.applied == m.live
 }
 
 // record returns the outcomes after a moment; it does not change those before.
 func record(before []tidelock.Outcome, m moment) []tidelock.Outcome {
 	outcomes := slices.Clone(before)
 	if m.applied != "" && m.applied != m.attempted && indexOutcome(outcomes, m.applied) < 0 {
-		outcomes = slices.Insert(outcomes, 0, tidelock.Outcome{Revision: m.applied, State: tidelock.ObservedReady})
+		outcomes = slices.Insert(outcomes, 0, tidelock.Outcome{Revision: m.applied, State: tidelock.ObservedReady, Health: tidelock.HealthUnknown})
 	}
 	if m.attempted == "" {
 		return outcomes
 	}
+	i := indexOutcome(outcomes, m.attempted)
+	if i > 0 && m.shownAgain(outcomes[i]) {
+		return outcomes
+	}
 	// One that is attempted again after another is a new attempt.
-	if i := indexOutcome(outcomes, m.attempted); i != 0 {
-		o := tidelock.Outcome{Revision: m.attempted, State: tidelock.ObservedProgressing, AttemptedAt: m.now}
+	if i != 0 {
+		o := tidelock.Outcome{Revision: m.attempted, State: tidelock.ObservedProgressing, Health: tidelock.HealthUnknown, AttemptedAt: m.now}
 		if i > 0 && m.now.IsZero() {
 			o = outcomes[i]
 		}
@@ -77,7 +90,7 @@ func advance(o *tidelock.Outcome, m moment) {
 			o.State, o.Reason, o.Message = m.state, m.reason, m.message
 		}
 	}
-	o.Message = tidelock.Printable(o.Message, maxOutcomeMessage)
+	o.Message = printable(o.Message, maxOutcomeMessage)
 	if !m.brought {
 		return
 	}

@@ -1,9 +1,9 @@
 package flux
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -60,23 +60,13 @@ type applier struct {
 	followed  []ObjectRef         // what the HealthWatcher follows for it; nil for nothing
 	refreshed version             // for which the HealthWatcher looked anew
 
-	// Of the attempt that ended last; while the same is tried again, it holds.
-	held    standing
-	heldFor version
+	verdict verdict
 
 	// earlyRevision is what the source had when it failed early; see early.
 	earlyRevision string
 	revisitAt     time.Time // to take note of the revision that it fails with by now; zero for never
 
 	outcomes []tidelock.Outcome
-}
-
-// A version is what an applier attempts: a revision, under a generation of
-// its own specification.
-type version struct {
-	uid        types.UID
-	generation int64
-	revision   string
 }
 
 // packaged is a version of a chart, and the revision of the GitRepository that
@@ -174,8 +164,7 @@ func (c *Controller) applierObserved(k *applierKind, object client.Object) {
 	}
 	a.seen = seen
 	if seen.early() {
-		_, _, revision := c.source(a)
-		a.earlyRevision = revision
+		a.earlyRevision = c.offered(a)
 	}
 	a.revisitAt = time.Time{}
 	c.survey(a)
@@ -200,18 +189,24 @@ func (c *Controller) dropApplier(id tidelock.ObjectID) {
 	c.unobserve(id)
 }
 
-// source returns where an applier's revisions come from: the source of the
-// forge's, the object that it names, which is a chart when it is packaged
-// from that source, and the revision that this offers. The lock is held.
-func (c *Controller) source(a *applier) (id tidelock.SourceID, named *track, revision string) {
+// source returns where an applier's revisions come from, and the object that it
+// names, which is another one if that is a chart packaged from the source. The
+// lock is held.
+func (c *Controller) source(a *applier) (id tidelock.SourceID, named *track) {
 	named = c.tracks[a.seen.source]
+	if named != nil && named.seen.gitRepository != "" {
+		return named.gitRepository(), named
+	}
+	return a.seen.source, named
+}
+
+// offered is the revision that an applier's source has for it; the lock is held.
+func (c *Controller) offered(a *applier) string {
+	_, named := c.source(a)
 	if named == nil {
-		return a.seen.source, nil, ""
+		return ""
 	}
-	if git := named.gitRepository(); git != "" {
-		return git, named, named.seen.sourceRevision
-	}
-	return named.id, named, named.seen.revision
+	return c.madeFrom(named, named.seen.revision)
 }
 
 // name is "<namespace>/<name>".
@@ -220,11 +215,8 @@ func (t *track) name() string {
 	return name.String()
 }
 
-// gitRepository is what a chart is packaged from; "" for all else.
+// gitRepository is what a chart is packaged from.
 func (t *track) gitRepository() tidelock.SourceID {
-	if t.seen.gitRepository == "" {
-		return ""
-	}
 	_, name, _ := parseID(t.id)
 	return gitRepository.id(types.NamespacedName{Namespace: name.Namespace, Name: t.seen.gitRepository})
 }
@@ -284,13 +276,14 @@ func (c *Controller) surveySource(id tidelock.SourceID) {
 
 // observation is what is told of a source.
 func (t *track) observation() tidelock.Observation {
+	standing := t.verdict.hold(t.seen.standing, version{t.seen.uid, t.seen.generation, t.seen.revision})
 	return tidelock.Observation{
 		Object:    tidelock.ObjectID(t.id),
 		UID:       string(t.seen.uid),
 		Suspended: t.seen.suspended,
-		State:     t.seen.standing.state,
-		Reason:    tidelock.Printable(t.seen.standing.reason, maxEnvironment),
-		Message:   tidelock.Printable(t.seen.standing.message, maxObserved),
+		State:     standing.state,
+		Reason:    tidelock.Printable(standing.reason, maxEnvironment),
+		Message:   printable(standing.message, maxObserved),
 		Revision:  t.seen.revision,
 		Interval:  t.seen.interval,
 		Requested: t.seen.requestedAt != "" && t.seen.requestedAt != t.seen.handledAt,
@@ -300,7 +293,7 @@ func (t *track) observation() tidelock.Observation {
 
 // survey brings up to date what is observed of an applier; the lock is held.
 func (c *Controller) survey(a *applier) {
-	source, named, offered := c.source(a)
+	source, named := c.source(a)
 	c.link(a, a.seen.source, source)
 	if !c.served(source) || a.seen.oversized() {
 		c.unfollow(a)
@@ -310,30 +303,25 @@ func (c *Controller) survey(a *applier) {
 	before, known := c.sightings[a.id]
 	now := time.Now()
 	if !known {
-		a.outcomes = nil
-		a.held, a.heldFor = standing{}, version{}
+		a.outcomes, a.verdict = nil, verdict{}
 	}
-	m := moment{standing: a.seen.standing, attempted: a.seen.attempted, applied: a.seen.applied, brought: a.seen.brought}
-	if named.gitRepository() != "" {
-		m.attempted, m.applied = c.madeFrom(named.id, m.attempted), c.madeFrom(named.id, m.applied)
-		if s := named.seen.standing; (s.state == tidelock.ObservedFailed || s.state == tidelock.ObservedStalled) && offered != m.applied {
-			// What applies the chart does not know that there should be a newer one.
-			m.standing, m.attempted, m.brought = s, offered, false
-			m.message = "HelmChart " + named.name() + ": " + s.message
-		}
+	m := moment{
+		standing:  a.seen.standing,
+		attempted: c.madeFrom(named, a.seen.attempted),
+		applied:   c.madeFrom(named, a.seen.applied),
+		live:      before.Revision,
+		brought:   a.seen.brought,
+	}
+	if named.seen.gitRepository != "" && failed(named.seen.standing.state) && named.seen.sourceRevision != m.applied {
+		// What applies the chart does not know that there should be a newer one.
+		m.standing, m.attempted, m.brought = named.seen.standing, named.seen.sourceRevision, false
+		m.message = "HelmChart " + named.name() + ": " + m.message
 	}
 	if a.seen.early() {
 		m.attempted, m.brought = a.earlyRevision, a.earlyRevision == m.applied
 	}
 	attempt := version{a.seen.uid, a.seen.generation, m.attempted}
-	switch {
-	case decided(m.state):
-		a.held, a.heldFor = m.standing, attempt
-	case m.state == tidelock.ObservedProgressing && a.heldFor == attempt:
-		// Flux looks again at what it has decided; how it stands meanwhile is
-		// how it stood.
-		m.standing = a.held
-	}
+	m.standing = a.verdict.hold(m.standing, attempt)
 
 	report := c.look(a, attempt, m)
 	m.health = report.Health
@@ -341,9 +329,7 @@ func (c *Controller) survey(a *applier) {
 		m.now = now
 	} else {
 		for _, o := range a.seen.past {
-			if named.gitRepository() != "" {
-				o.Revision = c.madeFrom(named.id, o.Revision)
-			}
+			o.Revision = c.madeFrom(named, o.Revision)
 			a.outcomes = remember(a.outcomes, o)
 		}
 	}
@@ -355,7 +341,7 @@ func (c *Controller) survey(a *applier) {
 		Suspended:   a.seen.suspended,
 		State:       m.state,
 		Reason:      tidelock.Printable(m.reason, maxEnvironment),
-		Message:     tidelock.Printable(m.message, maxObserved),
+		Message:     printable(m.message, maxObserved),
 		Revision:    m.applied,
 		Interval:    a.seen.interval,
 		Requested:   a.seen.requested,
@@ -422,6 +408,11 @@ func (c *Controller) observe(before tidelock.Observation, known bool, after tide
 	}
 }
 
+// printable is for messages of Flux's, some of which end in a line break.
+func printable(message string, limit int) string {
+	return strings.TrimSpace(tidelock.Printable(message, limit))
+}
+
 // unobserve takes an object out of what is observed; the lock is held.
 func (c *Controller) unobserve(id tidelock.ObjectID) {
 	if _, known := c.sightings[id]; !known {
@@ -434,11 +425,12 @@ func (c *Controller) unobserve(id tidelock.ObjectID) {
 }
 
 // notePackaged remembers from which revision a chart was made; the lock is
-// held. It is known once the chart is ready: before, the chart may still be
-// of the revision before.
+// held. Flux writes its conditions, the revision and the artifact one after the
+// other; they belong together when the chart is ready and says of which version.
 func (c *Controller) notePackaged(t *track) {
 	p := packaged{t.seen.revision, t.seen.sourceRevision}
-	if t.seen.gitRepository == "" || t.seen.standing.state != tidelock.ObservedReady || p.version == "" || p.revision == "" {
+	if t.seen.gitRepository == "" || p.version == "" || p.revision == "" || t.seen.standing.state != tidelock.ObservedReady ||
+		!strings.Contains(t.seen.standing.message, "'"+p.version+"'") {
 		return
 	}
 	known := slices.DeleteFunc(c.packages[t.id], func(k packaged) bool { return k.version == p.version })
@@ -446,12 +438,12 @@ func (c *Controller) notePackaged(t *track) {
 	c.packages[t.id] = known[:min(len(known), maxPackaged)]
 }
 
-// madeFrom is the revision that a version of a chart was made from, or the
-// version if that is not known; the lock is held.
-func (c *Controller) madeFrom(chart tidelock.SourceID, version string) string {
-	for _, p := range c.packages[chart] {
+// madeFrom is the revision that a version of a chart was packaged from, as far
+// as that is known. Of all else the revision is what it is. The lock is held.
+func (c *Controller) madeFrom(named *track, version string) string {
+	for _, p := range c.packages[named.id] {
 		if p.version == version {
-			return cmp.Or(p.revision, version)
+			return p.revision
 		}
 	}
 	return version
@@ -468,7 +460,7 @@ func (c *Controller) revisit(now time.Time) (next time.Time) {
 		}
 		if !now.Before(a.revisitAt) {
 			a.revisitAt = time.Time{}
-			_, _, a.earlyRevision = c.source(a)
+			a.earlyRevision = c.offered(a)
 			c.survey(a)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"tidelock.dev"
 )
 
@@ -125,7 +126,36 @@ func (j judgement) cause(ready *metav1.Condition) (reason, message string) {
 func isTrue(c *metav1.Condition) bool  { return c != nil && c.Status == metav1.ConditionTrue }
 func isFalse(c *metav1.Condition) bool { return c != nil && c.Status == metav1.ConditionFalse }
 
+// A version is what Flux attempts with an object: a revision, under a
+// generation of the object's own specification.
+type version struct {
+	uid        types.UID
+	generation int64
+	revision   string
+}
+
+// A verdict is how the last attempt ended, and of what.
+type verdict struct {
+	standing
+	of version
+}
+
+// hold returns how an object stands when Flux shows s. When Flux looks again at
+// what it has decided, for its interval or because somebody asked, it stands as
+// it stood until that is over.
+func (v *verdict) hold(s standing, of version) standing {
+	switch {
+	case decided(s.state):
+		*v = verdict{s, of}
+	case s.state == tidelock.ObservedProgressing && v.of == of:
+		return v.standing
+	}
+	return s
+}
+
 // decided reports whether the state is the end of an attempt.
-func decided(s tidelock.ObservedState) bool {
-	return s == tidelock.ObservedReady || s == tidelock.ObservedFailed || s == tidelock.ObservedStalled
+func decided(s tidelock.ObservedState) bool { return s == tidelock.ObservedReady || failed(s) }
+
+func failed(s tidelock.ObservedState) bool {
+	return s == tidelock.ObservedFailed || s == tidelock.ObservedStalled
 }

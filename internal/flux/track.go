@@ -103,6 +103,8 @@ type track struct {
 	secretVersion string // of the Secrets it is fetched with, polled while failing
 
 	armed time.Time // the deadline that the Controller has seen
+
+	verdict verdict // of the last attempt to fetch
 }
 
 type announcement struct {
