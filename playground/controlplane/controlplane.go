@@ -14,10 +14,12 @@ package controlplane
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 
 	"k8s.io/client-go/rest"
@@ -45,6 +47,9 @@ const (
 	serviceIP    = "10.96.0.1" // the first of it: the service "kubernetes"
 	issuer       = "https://kubernetes.default.svc.cluster.local"
 )
+
+//go:embed stages.yaml
+var stages []byte // of pods that ask for trouble
 
 // Config says what to run and where. Components needs kube and kwok.
 type Config struct {
@@ -103,6 +108,9 @@ func Start(ctx context.Context, config Config) (plane *ControlPlane, err error) 
 	p.address = addresses[APIServer]
 	if err := p.issueCertificates(); err != nil {
 		return nil, err
+	}
+	if err := os.WriteFile(p.stagesFile(), stages, 0o600); err != nil {
+		return nil, fmt.Errorf("write the stages of pods: %w", err)
 	}
 	for _, batch := range p.processes(addresses) {
 		for _, process := range batch {
@@ -226,9 +234,9 @@ func (p *ControlPlane) processes(addresses map[string]string) [][]supervisor.Pro
 		"--server-address=" + addresses[KWOK],
 		"--node-lease-duration-seconds=40",
 	}
-	stages, _ := p.config.Components[component.KWOK].Manifests()
-	for _, stage := range stages {
-		kwok = append(kwok, "--config="+stage)
+	ordinary, _ := p.config.Components[component.KWOK].Manifests()
+	for _, file := range append(ordinary, p.stagesFile()) {
+		kwok = append(kwok, "--config="+file)
 	}
 	environment := supervisor.Environment(p.config.Dir)
 	return [][]supervisor.Process{
@@ -272,6 +280,8 @@ func (p *ControlPlane) delegated(name, port string) []string {
 		"--client-ca-file=" + p.ca.path("ca.crt"),
 	}
 }
+
+func (p *ControlPlane) stagesFile() string { return filepath.Join(p.config.Dir, "stages.yaml") }
 
 // REST returns a configuration with an administrator's rights.
 func (p *ControlPlane) REST() *rest.Config { return rest.CopyConfig(p.rest) }

@@ -412,33 +412,47 @@ type Project struct {
 // Project makes a project, and its group if that is missing.
 func (f *Forge) Project(path, visibility string) *Project {
 	f.t.Helper()
-	group, name, ok := strings.Cut(path, "/")
-	if !ok {
-		f.t.Fatalf("project path %q has no group", path)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	p, err := f.TryProject(ctx, path, visibility)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return p
+}
+
+// TryProject is Project that may fail.
+func (f *Forge) TryProject(ctx context.Context, path, visibility string) (*Project, error) {
+	group, name, ok := strings.Cut(path, "/")
+	if !ok {
+		return nil, fmt.Errorf("project path %q has no group", path)
+	}
 	var parent struct {
 		ID int64 `json:"id"`
 	}
 	err := f.API(ctx, http.MethodGet, "groups/"+group, nil, &parent)
 	if missing, ok := errors.AsType[*StatusError](err); ok && missing.Code == http.StatusNotFound {
-		f.Call(http.MethodPost, "groups", map[string]any{"name": group, "path": group, "visibility": "public"}, &parent)
-	} else if err != nil {
-		f.t.Fatal(err)
+		err = f.API(ctx, http.MethodPost, "groups", map[string]any{"name": group, "path": group, "visibility": "public"}, &parent)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var made struct {
 		ID  int64  `json:"id"`
 		URL string `json:"http_url_to_repo"`
 	}
-	f.Call(http.MethodPost, "projects", map[string]any{"name": name, "path": name, "namespace_id": parent.ID, "visibility": visibility}, &made)
+	if err := f.API(ctx, http.MethodPost, "projects", map[string]any{"name": name, "path": name, "namespace_id": parent.ID, "visibility": visibility}, &made); err != nil {
+		return nil, err
+	}
 	p := &Project{ID: made.ID, Path: path, URL: made.URL, forge: f, clone: filepath.Join(f.Dir, "clones", strings.ReplaceAll(path, "/", "-"))}
 	if err := os.MkdirAll(p.clone, 0o700); err != nil {
-		f.t.Fatal(err)
+		return nil, err
 	}
-	p.Git("init", "--quiet", "--initial-branch=main")
-	p.Git("remote", "add", "origin", made.URL)
-	return p
+	if _, err := p.TryGit(ctx, "init", "--quiet", "--initial-branch=main"); err != nil {
+		return nil, err
+	}
+	_, err = p.TryGit(ctx, "remote", "add", "origin", made.URL)
+	return p, err
 }
 
 // Git runs git in the project's clone as the administrator.

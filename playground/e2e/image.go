@@ -83,12 +83,22 @@ func (f *Forge) Manifests(files map[string]string, commit string) Artifact {
 // Chart packs a Helm chart of a version with one template.
 func (f *Forge) Chart(name, version string) Artifact {
 	f.t.Helper()
+	return f.ChartOf(name, version, map[string]string{
+		"templates/configmap.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\ndata:\n  value: {{ .Chart.Version | quote }}\n",
+	})
+}
+
+// ChartOf packs a Helm chart of a version with the given files, all but its
+// Chart.yaml.
+func (f *Forge) ChartOf(name, version string, files map[string]string) Artifact {
+	f.t.Helper()
 	// JSON is YAML, so the same text is the chart's file and its config.
 	config := fmt.Appendf(nil, `{"apiVersion":"v2","name":%q,"version":%q}`, name, version)
-	packed := f.pack(map[string]string{
-		name + "/Chart.yaml":               string(config),
-		name + "/templates/configmap.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\ndata:\n  value: {{ .Chart.Version | quote }}\n",
-	})
+	all := map[string]string{name + "/Chart.yaml": string(config)}
+	for path, text := range files {
+		all[name+"/"+path] = text
+	}
+	packed := f.pack(all)
 	const layerType = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": tidelock.MediaTypeManifest,
