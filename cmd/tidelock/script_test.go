@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 			"capture":   captureCommand,
 			"mode":      modeCommand,
 			"agent":     agentCommand,
+			"sees":      seesCommand,
 			"until":     untilCommand,
 		},
 	})

@@ -158,7 +158,7 @@ func (f *Forge) deployedCommit(ctx context.Context, project tidelock.Project, n 
 }
 
 // SetDeploymentState moves a deployment on. One that has ended may end
-// otherwise, but not run again.
+// otherwise, but not run again; one that agents report is Denied.
 func (f *Forge) SetDeploymentState(ctx context.Context, p Principal, project tidelock.Project, id tidelock.DeploymentID, state tidelock.DeploymentState) (tidelock.Deployment, error) {
 	if err := f.Allow(ctx, p, WriteDeployments, OnProject(project)); err != nil {
 		return tidelock.Deployment{}, err
@@ -169,6 +169,9 @@ func (f *Forge) SetDeploymentState(ctx context.Context, p Principal, project tid
 			return err
 		}
 		if deployment, err = f.deployment(ctx, project, id); err != nil {
+			return err
+		}
+		if err := f.mayMove(ctx, deployment); err != nil {
 			return err
 		}
 		if err := moveDeployment(&deployment, state, f.now().UTC()); err != nil {
@@ -188,6 +191,18 @@ func (f *Forge) SetDeploymentState(ctx context.Context, p Principal, project tid
 	}
 	f.deploymentChanged(ctx, p, deployment)
 	return deployment, nil
+}
+
+// mayMove refuses to have a deployment moved that follows rollouts.
+func (f *Forge) mayMove(ctx context.Context, d tidelock.Deployment) error {
+	rollouts, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: d.Project, Commit: d.Commit}, tidelock.Page{})
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(rollouts, func(r tidelock.Rollout) bool { return r.Deployment == d.ID }) {
+		return tidelock.Errorf(tidelock.Denied, "the state of deployment %d follows what agents report; it cannot be set", d.ID)
+	}
+	return nil
 }
 
 var deploymentEvents = map[tidelock.DeploymentState]string{

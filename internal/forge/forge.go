@@ -54,6 +54,10 @@ type Config struct {
 	// Signer signs what the forge itself makes.
 	Signer *signing.Signer // default: nothing is signed
 
+	// HistoryKeep is for how long pushes, announcements, rollouts and builds
+	// are remembered that nothing needs any more.
+	HistoryKeep time.Duration // default: for ever
+
 	// CompareEvery is how often refs on disk are compared with the recorded
 	// heads although nothing called for it.
 	CompareEvery time.Duration // default 10m
@@ -82,6 +86,7 @@ type Forge struct {
 	external     *url.URL // nil: jobs of the forge's own lead nowhere
 	tracer       trace.Tracer
 	compareEvery time.Duration
+	historyKeep  time.Duration             // 0: for ever
 	recording    locks[tidelock.ProjectID] // what must see refs and heads together
 	marks        chan tidelock.PushID      // pushes the bus has heard of
 	touches      chan func(context.Context) error
@@ -98,6 +103,7 @@ type Forge struct {
 	collectEvery time.Duration
 
 	ancestries ancestries
+	waiters    *waiters
 
 	mu    sync.Mutex
 	dirty map[tidelock.ProjectID]*dirtiness
@@ -132,10 +138,12 @@ func New(c Config) (*Forge, error) {
 		checkHookURL: c.CheckHookURL, external: c.ExternalURL,
 		tracer:       c.Tracer.Tracer("tidelock.dev/internal/forge"),
 		compareEvery: c.CompareEvery,
+		historyKeep:  c.HistoryKeep,
 		marks:        make(chan tidelock.PushID, 4096),
 		touches:      make(chan func(context.Context) error, 256),
 		wake:         make(chan struct{}, 1),
 		dirty:        map[tidelock.ProjectID]*dirtiness{},
+		waiters:      newWaiters(),
 
 		metrics:  newImageMetrics(c.Metrics),
 		registry: c.Registry, signer: c.Signer, imageQuota: c.ImageQuota, imageGrace: c.ImageGrace, collectEvery: c.CollectEvery,

@@ -234,11 +234,23 @@ func (f *Forge) deleteProject(ctx context.Context, p Principal, project tidelock
 	}
 	unlock := f.recording.lock(project.ID)
 	defer unlock()
+	var ended []*report
 	err = f.audited(ctx, p, func(ctx context.Context) (change, error) {
+		ended = nil
+		for _, a := range agents {
+			reports, err := f.endReports(ctx, a.ID)
+			if err != nil {
+				return change{}, err
+			}
+			ended = append(ended, reports...)
+		}
 		return change{act: "project deleted", on: OnProject(project), subject: projectSubject(project)}, f.store.DeleteProject(ctx, project.ID)
 	})
 	if err != nil {
 		return err
+	}
+	for _, r := range ended {
+		r.tell(ctx)
 	}
 	publish(f, tidelock.AccessChanged{Project: project.ID})
 	for _, a := range agents {

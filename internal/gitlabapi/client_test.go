@@ -46,6 +46,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("registry", func(t *testing.T) { clientRegistry(t, w, c) })
 	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
 	t.Run("builds", func(t *testing.T) { clientBuilds(t, w) })
+	t.Run("rollouts", func(t *testing.T) { clientRollouts(t, w, c) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {

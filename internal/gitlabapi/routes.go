@@ -151,6 +151,8 @@ func (a *API) table() []route {
 		a.reportRoutes(),
 		a.imageRoutes(),
 		a.buildRoutes(),
+		a.liveRoutes(),
+		a.rolloutRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
 		a.environmentRoutes(),

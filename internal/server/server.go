@@ -286,7 +286,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	}
 	s.forge, err = forge.New(forge.Config{
 		Store: db, Repos: s.repos, Registry: content, Signer: signer, ImageQuota: c.RegistryQuota, Bus: s.bus, Log: log, Tracer: tracing.provider, CheckHookURL: guard.CheckURL,
-		ExternalURL: s.external, Metrics: collected,
+		ExternalURL: s.external, HistoryKeep: c.HistoryKeep, Metrics: collected,
 	})
 	if err != nil {
 		return err
@@ -381,6 +381,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	stopNotice := context.AfterFunc(ctx, func() {
 		s.stopping.Store(true)
+		s.forge.EndWaits()
 		s.log.Info("stopping")
 	})
 	defer stopNotice()

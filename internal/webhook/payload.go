@@ -351,7 +351,16 @@ func (l links) pipeline(f forge.HookFacts) *pipelinePayload {
 		}
 		payload.Builds = append(payload.Builds, build)
 	}
+	slices.SortStableFunc(payload.Attributes.Stages, func(a, b string) int { return stageOrder(a) - stageOrder(b) })
 	return payload
+}
+
+// stageOrder puts what is deployed after what was checked of it.
+func stageOrder(stage string) int {
+	if stage == tidelock.DeployStage {
+		return 1
+	}
+	return 0
 }
 
 func (p *pipelinePayload) shrink() bool {
