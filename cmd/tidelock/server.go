@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,6 +64,7 @@ environment, and that over the file.`,
 	flags.Int64Var(&config.RegistryQuota, "registry-quota", 0, "bytes that the images of one project may have; 0 for any number")
 	flags.Int64Var(&config.MaxBlobSize, "registry-max-blob-size", 10<<30, "largest layer of an image, in bytes")
 	flags.Int64Var(&config.MaxPushSize, "git-max-push-size", 1<<30, "largest pack of one push, in bytes")
+	flags.DurationVar(&config.HistoryKeep, "history-keep", 90*24*time.Hour, "how long pushes and what became of them are remembered; 0 for ever")
 	flags.DurationVar(&config.ShutdownTimeout, "shutdown-timeout", 0, "how long requests may take to finish at the end (default 30s)")
 	flags.StringSliceVar(&config.WebhookAllow, "webhook-allow", nil, "network, address or host that webhooks may call although it is loopback, link-local or the like; may be given more than once")
 	flags.BoolVar(&config.WebhookDenyPrivate, "webhook-deny-private", false, "let webhooks call no private networks (RFC 1918, fc00::/7)")

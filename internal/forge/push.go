@@ -373,6 +373,18 @@ func (f *Forge) Run(ctx context.Context) error {
 		f.runImages(ctx)
 	}()
 	defer func() { <-images }()
+	waits := make(chan struct{})
+	go func() {
+		defer close(waits)
+		f.runWaiters(ctx)
+	}()
+	defer func() { <-waits }()
+	history := make(chan struct{})
+	go func() {
+		defer close(history)
+		f.runHistory(ctx)
+	}()
+	defer func() { <-history }()
 
 	f.ringUnannounced(ctx)
 	f.compareAll(ctx)

@@ -35,6 +35,7 @@ type Store interface {
 	buildStore
 	observationStore
 	rolloutStore
+	historyStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

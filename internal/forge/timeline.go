@@ -46,7 +46,7 @@ func (f *Forge) Timeline(ctx context.Context, p Principal, project tidelock.Proj
 		Title: found.Title, Author: found.Author.Name, AuthoredAt: found.Author.When,
 	}
 	if len(pushes) == 0 {
-		if t.Carrier, err = f.carrier(ctx, project.ID, commit); err != nil {
+		if t.Carrier, err = f.carrying(ctx, project.ID, commit); err != nil {
 			return tidelock.Timeline{}, err
 		}
 		if commit = cmp.Or(t.Carrier, commit); t.Carrier != "" {
@@ -92,9 +92,9 @@ const (
 	carrierRefs   = 5
 )
 
-// carrier finds the newest commit of the first push that brought a commit
+// carrying finds the newest commit of the first push that brought a commit
 // among others; "" when none is remembered.
-func (f *Forge) carrier(ctx context.Context, project tidelock.ProjectID, commit tidelock.CommitID) (tidelock.CommitID, error) {
+func (f *Forge) carrying(ctx context.Context, project tidelock.ProjectID, commit tidelock.CommitID) (tidelock.CommitID, error) {
 	refs, err := f.repos.Repo(project).RefsContaining(ctx, commit)
 	if err != nil || len(refs) == 0 {
 		return "", err
@@ -254,9 +254,9 @@ func (f *Forge) places(ctx context.Context, project tidelock.ProjectID, commit t
 	if err != nil {
 		return nil, 0, err
 	}
-	rollouts, err := f.rolloutsOf(ctx, tidelock.RolloutFilter{Project: project, Commit: commit})
+	rollouts, total, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project, Commit: commit}, tidelock.Page{Number: 1, PerPage: maxPlaces})
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("list rollouts of commit %s: %w", commit, err)
 	}
 	applied := map[sourceOf]bool{}
 	for _, r := range rollouts {
@@ -288,7 +288,7 @@ func (f *Forge) places(ctx context.Context, project tidelock.ProjectID, commit t
 			cmp.Compare(a.Applier, b.Applier), cmp.Compare(a.Source, b.Source))
 	})
 	shown := min(len(places), maxPlaces)
-	return places[:shown:shown], len(places) - shown, nil
+	return places[:shown:shown], len(places) - shown + total - len(rollouts), nil
 }
 
 // A sourceOf names a source across agents.
@@ -479,9 +479,4 @@ func openAnnouncement(next tidelock.HopKind, a tidelock.Announcement) (tidelock.
 		return h, false
 	}
 	return h, a.FetchedAt.IsZero()
-}
-
-// rolloutsOf lists rollouts, at most as many as one answer may tell of.
-func (f *Forge) rolloutsOf(ctx context.Context, filter tidelock.RolloutFilter) ([]tidelock.Rollout, error) {
-	return nil, nil
 }

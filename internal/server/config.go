@@ -70,6 +70,10 @@ type Config struct {
 	RegistryQuota int64  // --registry-quota: bytes that the images of one project may have, default any number
 	MaxBlobSize   int64  // --registry-max-blob-size in bytes, default 10 GiB
 
+	// HistoryKeep is for how long pushes, announcements, rollouts and builds
+	// are remembered that nothing needs any more; 0 for ever.
+	HistoryKeep time.Duration // --history-keep
+
 	MaxPushSize     int64         // --git-max-push-size in bytes, default 1 GiB
 	ShutdownTimeout time.Duration // --shutdown-timeout for requests in flight, default 30s
 
@@ -195,6 +199,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxPushSize < 0 {
 		found.add("git-max-push-size", "must not be negative")
+	}
+	if c.HistoryKeep < 0 {
+		found.add("history-keep", "must not be negative; 0 keeps everything")
 	}
 	if c.ShutdownTimeout < 0 {
 		found.add("shutdown-timeout", "must not be negative")

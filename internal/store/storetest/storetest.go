@@ -41,10 +41,12 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Announcements", announcementTests},
 		{"AgentSources", agentSourceTests},
 		{"Hooks", hookTests},
+		{"Notices", noticeTests},
 		{"Statuses", statusTests},
 		{"Builds", buildTests},
 		{"Images", imageTests},
 		{"Environments", environmentTests},
+		{"History", historyTests},
 		{"All", generalTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {

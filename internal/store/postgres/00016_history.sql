@@ -1,0 +1,9 @@
+-- +goose Up
+
+-- What is past goes when it is old and nothing needs it any more.
+CREATE INDEX rollouts_turn ON rollouts (agent_id, applier, turn);
+CREATE INDEX builds_push ON builds (push_id);
+
+-- Which of its hops are in the trace of its push: 1 reported, 2 applied,
+-- 4 healthy.
+ALTER TABLE rollouts ADD COLUMN traced INTEGER NOT NULL DEFAULT 0;
