@@ -17,7 +17,9 @@ func newContextCommand(env *environment) *cobra.Command {
 A context is a server's URL, an access token and its CA under one name. They
 are kept in your configuration folder, and commands use the current one unless
 the environment (TIDELOCK_URL, TIDELOCK_TOKEN, TIDELOCK_CA_FILE) or flags name
-a server. The three always come from one place together.`)
+a server. The three always come from one place together. In a CI/CD job without
+any of these the server is that of the job (CI_SERVER_URL), and the token that
+of GITLAB_TOKEN.`)
 	cmd.AddCommand(newContextListCommand(env), newContextUseCommand(env), newContextSetCommand(env))
 	return cmd
 }

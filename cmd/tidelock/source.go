@@ -31,8 +31,11 @@ type source struct {
 }
 
 func (s source) caHint() string {
-	if strings.HasPrefix(s.from, "context") {
+	switch {
+	case strings.HasPrefix(s.from, "context"):
 		return `"tidelock context set --ca-file"`
+	case s.from == "the CI/CD job":
+		return "CI_SERVER_TLS_CA_FILE"
 	}
 	return "TIDELOCK_CA_FILE or --ca-file"
 }
@@ -87,6 +90,9 @@ func (f *sourceFlags) source(env *environment) (source, error) {
 	if name == "" {
 		name = contexts.Current
 	}
+	if s := jobSource(env); name == "" && s.URL != "" {
+		return s, s.check()
+	}
 	if name == "" {
 		return source{}, misusef(`no server is named; set TIDELOCK_URL and TIDELOCK_TOKEN, or keep them with "tidelock context set"`)
 	}
@@ -100,6 +106,20 @@ func (f *sourceFlags) source(env *environment) (source, error) {
 	}
 	s := source{URL: c.URL, Token: tidelock.NewSecret(c.Token), CAFile: caFile, from: fmt.Sprintf("context %q", name)}
 	return s, s.check()
+}
+
+// jobSource is the server of the CI/CD job that the command runs in, in the
+// variables that GitLab has for it; none outside of one, or without a token,
+// because that of the job itself cannot ask.
+func jobSource(env *environment) source {
+	token := env.getenv("GITLAB_TOKEN")
+	if token == "" {
+		return source{}
+	}
+	return source{
+		URL: strings.TrimRight(env.getenv("CI_SERVER_URL"), "/"), Token: tidelock.NewSecret(token), CAFile: env.getenv("CI_SERVER_TLS_CA_FILE"),
+		from: "the CI/CD job",
+	}
 }
 
 func (s source) check() error {
