@@ -315,6 +315,9 @@ func (a *announcer) progress(p *agentrpc.Progress) error {
 		// A newer one took its place, or nothing is known of it here; that
 		// the agent has it counts all the same.
 		src.delivered = p.GetNumber()
+		if src.record == nil {
+			src.unrecorded = p
+		}
 		return nil
 	default:
 		before := src.record.State
@@ -627,6 +630,9 @@ func (a *announcer) settle(ctx context.Context, it item, w wanted) (out []*agent
 		src.told, src.goal = false, tidelock.Goal{}
 	}
 	if !src.due(w) || (a.server.DisableResync && it.why != event) {
+		if src.recall(a.session.agent.ID, w, time.Now().UTC()) {
+			a.server.records.put(*src.record)
+		}
 		return out
 	}
 	record := src.announce(a.session.agent.ID, w, time.Now().UTC())

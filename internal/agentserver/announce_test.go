@@ -548,6 +548,26 @@ func TestConvergedWhileAway(t *testing.T) {
 	}
 }
 
+// What a server that was killed had sent and not yet written is recorded by
+// the word of the agent.
+func TestUnwrittenAnnouncementIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	r := w.register("a")
+	commit := w.push(site, "main")
+	fetched := with(source(siteID, site), commit, 7, commit)
+	late := with(source("GitRepository/x/late", site), "", 3, commit)
+	a := w.connect(r, "one").announce(fetched, late)
+	a.progress(&agentrpc.Progress{SourceId: "GitRepository/x/late", Number: 3, State: agentrpc.Progress_STATE_FAILED, Message: "no access"})
+	got := w.awaitState(r.ID, siteID, 7, tidelock.Converged)
+	if got.Commit != commit || got.Push == 0 || got.AcceptedAt.IsZero() || got.AnnouncedAt.IsZero() {
+		t.Errorf("recorded %+v", got)
+	}
+	if got = w.awaitState(r.ID, "GitRepository/x/late", 3, tidelock.Failed); got.Message != "no access" {
+		t.Errorf("recorded %+v", got)
+	}
+}
+
 func TestThousandSources(t *testing.T) {
 	w := newWorld(t)
 	site := w.project("site", tidelock.Public)
