@@ -331,6 +331,7 @@ func (t *track) judge(r *tidelock.Rollout, s sight) {
 	case o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled:
 		t.become(r, tidelock.RolloutFailed, o.Reason, o.Message)
 	case done: // it is looked at again, and how that goes shows soon
+	case r.State == tidelock.RolloutSuperseded && !r.Newest: // until it has ended after all
 	case o.Suspended:
 		t.become(r, tidelock.RolloutRunning, reasonSuspended, string(o.Object)+" is suspended")
 	default:
@@ -354,7 +355,7 @@ func (t *track) judgeHealth(r *tidelock.Rollout, o tidelock.Observation) {
 		}
 		switch {
 		case since.IsZero() || t.now.Sub(since) < wait:
-			if r.State != tidelock.RolloutSuccess && r.State != tidelock.RolloutFailed {
+			if !r.State.Done() || r.State == tidelock.RolloutSuperseded && r.Newest {
 				t.become(r, tidelock.RolloutRunning, worst(o).reason(), "waits for health: "+worst(o).message())
 			}
 		default:
