@@ -88,6 +88,7 @@ type whyWorld struct {
 	otherCA string // that it is trusted by
 	began   time.Time
 	cases   []*whyCase
+	old     func() // starts an agent of the previous build
 
 	mu    sync.Mutex
 	times []time.Duration // of all answers
@@ -100,10 +101,14 @@ func newWhyWorld(t *testing.T) *whyWorld {
 	w.other, w.otherCA = newOtherHost(t)
 	w.Forge = e2e.StartForge(t, e2e.ForgeConfig{
 		ServerFlags: []string{"--url-alias", w.other, "--url-alias", "https://forge.invalid", "--url-alias", "https://localhost:1"},
-		AgentConfig: "flux:\n  webhook_receiver_url: " + c.Flux.ReceiverURL() + "\n  selector: tidelock.dev/trigger!=none\n",
+		AgentConfig: "flux:\n  webhook_receiver_url: " + c.Flux.ReceiverURL() + "\n  selector: tidelock.dev/trigger notin (none, old)\n",
 	})
 	// What every case would make first, so that they do not meet there.
 	w.Call(http.MethodPost, "groups", map[string]any{"name": "why", "path": "why", "visibility": "public"}, nil)
+	w.old = sync.OnceFunc(func() {
+		w.Configure("old", "flux:\n  webhook_receiver_url: "+c.Flux.ReceiverURL()+"\n  selector: tidelock.dev/trigger=old\n")
+		w.StartAgent("old", "old", previousBinary(t))
+	})
 	t.Cleanup(w.clean)
 	return w
 }
@@ -397,6 +402,9 @@ func (c *whyCase) step(ctx context.Context, verb string, args []string) error {
 			in = json.RawMessage(args[2])
 		}
 		return c.world.API(ctx, args[0], args[1], in, nil)
+	case "agent":
+		c.world.old()
+		return nil
 	case "wait":
 		return c.wait(ctx, args[0], args[1], strings.Join(args[2:], " "))
 	}

@@ -89,6 +89,7 @@ var verbs = map[string]struct {
 	"delete": {1, 1, false}, // OBJECT
 	"api":    {2, 3, true},  // METHOD PATH [JSON]: of the forge
 	"wait":   {2, 3, true},  // OBJECT live|failed|running|is|gone [TEXT in its status]
+	"agent":  {1, 1, false}, // previous: the last release's, for sources with the label tidelock.dev/trigger: old
 	"stop":   {1, 1, false}, // PROCESS: that all cases share; what follows is played last
 }
 

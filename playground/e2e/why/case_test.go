@@ -1,6 +1,8 @@
 package why_test
 
 import (
+	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -96,4 +98,58 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
+}
+
+var update = flag.Bool("update", false, "rewrite the table of the documentation")
+
+// The documentation lists all cases.
+func TestDocumentation(t *testing.T) {
+	cases, err := why.Read(os.DirFS("../testdata/why"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path, mark = "../../../docs/why-corpus.md", "-update -->\n"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, table, ok := strings.Cut(string(text), mark)
+	if !ok {
+		t.Fatalf("%s has no mark %q", path, mark)
+	}
+	want := documented(cases)
+	if *update {
+		if err := os.WriteFile(path, []byte(before+mark+want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if table != want {
+		t.Errorf("%s does not list the cases as they are: make golden", path)
+	}
+}
+
+func documented(cases []*why.Case) string {
+	var b strings.Builder
+	for _, kind := range []why.Kind{why.Fault, why.Double, why.Control} {
+		rows, count := "", 0
+		for _, c := range cases {
+			if c.Kind != kind {
+				continue
+			}
+			count++
+			expect := string(c.Expect)
+			for _, also := range c.Also {
+				expect += ", also " + string(also)
+			}
+			note := ""
+			if c.Simulated != "" {
+				note = " Simulated by " + c.Simulated + "."
+			}
+			if c.Soak {
+				note += " Only in make soak."
+			}
+			rows += fmt.Sprintf("| `%s` | %s | %s%s |\n", c.Name, expect, c.About, note)
+		}
+		fmt.Fprintf(&b, "\n### %d %ss\n\n| case | cause | about |\n|---|---|---|\n%s", count, kind, rows)
+	}
+	return b.String()
 }
