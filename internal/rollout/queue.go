@@ -37,6 +37,7 @@ type queue struct {
 // A turn is where a project stands.
 type turn struct {
 	todo     task
+	reports  bool // also something to report, which need not wait for a plan
 	working  bool
 	planned  time.Time // last
 	notUntil time.Time // after a failure
@@ -65,6 +66,7 @@ func (q *queue) put(id tidelock.ProjectID, what task) {
 		q.order = append(q.order, id)
 	}
 	t.todo = max(t.todo, what)
+	t.reports = t.reports || what == report
 }
 
 func (q *queue) ring() {
@@ -102,14 +104,19 @@ func (q *queue) take(now time.Time) (id tidelock.ProjectID, what task, wait time
 		}
 		left := t.notUntil.Sub(now)
 		if t.todo == replan {
-			left = max(left, t.planned.Add(q.pause).Sub(now))
+			pause := t.planned.Add(q.pause).Sub(now)
+			if t.reports && left <= 0 && pause > 0 {
+				t.reports, t.working = false, true
+				return id, report, 0, nil
+			}
+			left = max(left, pause)
 		}
 		if left > 0 {
 			wait = min(wait, left)
 			continue
 		}
 		q.order = append(q.order[:i], q.order[i+1:]...)
-		what, t.todo, t.working = t.todo, none, true
+		what, t.todo, t.reports, t.working = t.todo, none, false, true
 		if what >= replan {
 			t.planned = now
 		}
