@@ -29,22 +29,29 @@ type moment struct {
 	standing
 	attempted string
 	applied   string
-	live      string // what had been applied before
 	brought   bool
 	health    tidelock.Health
-	now       time.Time // zero when nobody knows since when it is so
+	now       time.Time // zero of the first: nobody knows since when it is so
+}
+
+// well reports whether all is done: what Flux applied is healthy, or nobody
+// but Flux looks at that.
+func (m moment) well() bool {
+	return m.state == tidelock.ObservedReady && m.brought &&
+		(m.health == tidelock.HealthHealthy || m.health == tidelock.HealthUnknown)
 }
 
 // shownAgain reports whether Flux only shows again what had become of an older
 // revision, without another attempt.
-func (m moment) shownAgain(o tidelock.Outcome) bool {
+func (m moment) shownAgain(before moment, o tidelock.Outcome) bool {
 	return failed(m.state) && failed(o.State) ||
-		m.state == tidelock.ObservedReady && o.State == tidelock.ObservedReady && m.applied == m.live
+		m.state == tidelock.ObservedReady && o.State == tidelock.ObservedReady && m.applied == before.applied
 }
 
-// record returns the outcomes after a moment; it does not change those before.
-func record(before []tidelock.Outcome, m moment) []tidelock.Outcome {
-	outcomes := slices.Clone(before)
+// record returns the outcomes after a moment that follows another one. It does
+// not change those that it is given.
+func record(outcomes []tidelock.Outcome, before, m moment) []tidelock.Outcome {
+	outcomes = slices.Clone(outcomes)
 	if m.applied != "" && m.applied != m.attempted && indexOutcome(outcomes, m.applied) < 0 {
 		outcomes = slices.Insert(outcomes, 0, tidelock.Outcome{Revision: m.applied, State: tidelock.ObservedReady, Health: tidelock.HealthUnknown})
 	}
@@ -52,7 +59,7 @@ func record(before []tidelock.Outcome, m moment) []tidelock.Outcome {
 		return outcomes
 	}
 	i := indexOutcome(outcomes, m.attempted)
-	if i > 0 && m.shownAgain(outcomes[i]) {
+	if i > 0 && m.shownAgain(before, outcomes[i]) {
 		return outcomes
 	}
 	// One that is attempted again after another is a new attempt.
@@ -67,12 +74,16 @@ func record(before []tidelock.Outcome, m moment) []tidelock.Outcome {
 		outcomes = slices.Insert(outcomes, 0, o)
 		outcomes = outcomes[:min(len(outcomes), maxOutcomes)]
 	}
-	advance(&outcomes[0], m)
+	if before.attempted != m.attempted {
+		before = moment{}
+	}
+	advance(&outcomes[0], before, m)
 	return outcomes
 }
 
-// advance takes a moment of an attempt into the outcome of its revision.
-func advance(o *tidelock.Outcome, m moment) {
+// advance takes a moment of an attempt, and the one before in it, into the
+// outcome of its revision.
+func advance(o *tidelock.Outcome, before, m moment) {
 	switch m.state {
 	case tidelock.ObservedReady:
 		if m.applied == o.Revision {
@@ -94,12 +105,11 @@ func advance(o *tidelock.Outcome, m moment) {
 	if !m.brought {
 		return
 	}
-	if o.AppliedAt.IsZero() {
+	o.Health = m.health
+	if !before.brought && o.AppliedAt.IsZero() {
 		o.AppliedAt = m.now
 	}
-	o.Health = m.health
-	well := m.health == tidelock.HealthHealthy || m.health == tidelock.HealthUnknown
-	if o.State == tidelock.ObservedReady && well && o.HealthyAt.IsZero() {
+	if m.well() && !before.well() && o.HealthyAt.IsZero() {
 		o.HealthyAt = m.now
 	}
 }

@@ -61,6 +61,7 @@ type applier struct {
 	refreshed version             // for which the HealthWatcher looked anew
 
 	verdict verdict
+	last    moment
 
 	// earlyRevision is what the source had when it failed early; see early.
 	earlyRevision string
@@ -303,13 +304,12 @@ func (c *Controller) survey(a *applier) {
 	before, known := c.sightings[a.id]
 	now := time.Now()
 	if !known {
-		a.outcomes, a.verdict = nil, verdict{}
+		a.outcomes, a.verdict, a.last = nil, verdict{}, moment{}
 	}
 	m := moment{
 		standing:  a.seen.standing,
 		attempted: c.madeFrom(named, a.seen.attempted),
 		applied:   c.madeFrom(named, a.seen.applied),
-		live:      before.Revision,
 		brought:   a.seen.brought,
 	}
 	if named.seen.gitRepository != "" && failed(named.seen.standing.state) && named.seen.sourceRevision != m.applied {
@@ -333,7 +333,8 @@ func (c *Controller) survey(a *applier) {
 			a.outcomes = remember(a.outcomes, o)
 		}
 	}
-	a.outcomes = record(a.outcomes, m)
+	a.outcomes = record(a.outcomes, a.last, m)
+	a.last = m
 
 	c.observe(before, known, tidelock.Observation{
 		Object:      a.id,
