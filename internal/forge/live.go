@@ -125,16 +125,14 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 			r = mine
 		case slices.Contains(refs, r.Ref):
 			r = tidelock.Rollout{
-				Agent: r.Agent, Applier: r.Applier, Source: r.Source, Project: r.Project, Commit: commit, Ref: r.Ref, Environment: r.Environment,
-				State: tidelock.RolloutPending,
+				Agent: r.Agent, AgentName: r.AgentName, Applier: r.Applier, Source: r.Source, Project: r.Project, Commit: commit, Ref: r.Ref,
+				Environment: r.Environment,
+				State:       tidelock.RolloutPending,
 			}
 		default:
 			continue
 		}
 		deciding = append(deciding, r)
-	}
-	if err := f.nameAgents(ctx, deciding); err != nil {
-		return nil, err
 	}
 	rank := []tidelock.RolloutState{
 		tidelock.RolloutFailed, tidelock.RolloutSuperseded, tidelock.RolloutUnknown, tidelock.RolloutRunning, tidelock.RolloutPending, tidelock.RolloutSuccess,
@@ -190,22 +188,6 @@ func (f *Forge) succeeded(ctx context.Context, project tidelock.ProjectID, newes
 		}
 	}
 	return newest, nil
-}
-
-// nameAgents fills in the names of agents.
-func (f *Forge) nameAgents(ctx context.Context, rollouts []tidelock.Rollout) error {
-	names := map[tidelock.AgentID]string{}
-	for i, r := range rollouts {
-		if _, known := names[r.Agent]; !known {
-			agent, err := f.store.Agent(ctx, r.Agent)
-			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-				return fmt.Errorf("read agent %d: %w", r.Agent, err)
-			}
-			names[r.Agent] = agent.Name
-		}
-		rollouts[i].AgentName = names[r.Agent]
-	}
-	return nil
 }
 
 // decide sums up the rollouts, of which the worst comes first.

@@ -36,6 +36,7 @@ type Store interface {
 	observationStore
 	rolloutStore
 	historyStore
+	traceStore
 
 	// Atomically makes all writes that fn does with the context it is given
 	// one transaction, and lets its reads see them. fn may run more than once,

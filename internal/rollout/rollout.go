@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -20,6 +22,7 @@ type Config struct {
 	Forge   *forge.Forge          // required
 	Log     *slog.Logger          // required
 	Metrics prometheus.Registerer // default: not registered anywhere
+	Tracer  trace.TracerProvider  // default: nothing is traced
 
 	// LookEvery is how often the store is looked through although nothing was
 	// heard.
@@ -37,8 +40,9 @@ type Config struct {
 // A Loop keeps rollouts moving. Run does its work.
 type Loop struct {
 	Config
-	log   *slog.Logger
-	queue *queue
+	log    *slog.Logger
+	queue  *queue
+	tracer trace.Tracer // nil: nothing is traced
 }
 
 // New makes a Loop. It does nothing until Run.
@@ -51,6 +55,9 @@ func New(c Config) (*Loop, error) {
 	c.Workers = cmp.Or(c.Workers, 2)
 	c.Pause = cmp.Or(c.Pause, time.Second)
 	l := &Loop{Config: c, log: c.Log.With("component", "rollout"), queue: newQueue(c.Pause)}
+	if _, off := c.Tracer.(noop.TracerProvider); c.Tracer != nil && !off {
+		l.tracer = c.Tracer.Tracer("tidelock.dev/internal/rollout")
+	}
 	if c.Metrics != nil {
 		if err := c.Metrics.Register(newMetrics(l)); err != nil {
 			return nil, fmt.Errorf("rollout: register metrics: %w", err)
@@ -168,7 +175,10 @@ func (l *Loop) settle(ctx context.Context, id tidelock.ProjectID, what task) err
 			return err
 		}
 	}
-	return l.Forge.ReportRollouts(ctx, id)
+	if err := l.Forge.ReportRollouts(ctx, id); err != nil {
+		return err
+	}
+	return l.trace(ctx, id)
 }
 
 func (l *Loop) warn(ctx context.Context, message string, err error, args ...any) {

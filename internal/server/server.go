@@ -331,7 +331,7 @@ func (s *Server) openParts(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.rollouts, err = rollout.New(rollout.Config{Forge: s.forge, Log: log, Metrics: collected})
+	s.rollouts, err = rollout.New(rollout.Config{Forge: s.forge, Log: log, Metrics: collected, Tracer: tracing.provider})
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Images", imageTests},
 		{"Environments", environmentTests},
 		{"History", historyTests},
+		{"Traces", traceTests},
 		{"All", generalTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
