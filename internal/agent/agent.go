@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/rest"
 	"tidelock.dev"
 	"tidelock.dev/internal/flux"
+	"tidelock.dev/internal/health"
 	"tidelock.dev/internal/stage"
 	"tidelock.dev/internal/tunnel"
 )
@@ -131,6 +132,7 @@ type Agent struct {
 	mu                sync.Mutex
 	identity          identity
 	controller        *flux.Controller
+	health            *health.Watcher // of what the controller follows; set with it
 	session           *tunnel.Session // nil while not connected
 	connectError      string          // why not, for people
 	kubernetesVersion string
@@ -236,6 +238,9 @@ func (a *Agent) identify(id identity, urls tidelock.URLSet) error {
 			Metrics: a.registry,
 		})
 		if err != nil {
+			return err
+		}
+		if a.health, err = a.watchHealth(controller); err != nil {
 			return err
 		}
 		a.identity, a.controller = id, controller

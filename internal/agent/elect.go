@@ -101,9 +101,16 @@ func (a *Agent) rule(ctx context.Context) {
 	log.InfoContext(ctx, "leading")
 	a.leading.store(true)
 	defer a.leading.store(false)
+	var work sync.WaitGroup
+	work.Go(func() {
+		if err := a.health.Run(ctx); err != nil {
+			log.ErrorContext(ctx, "watching health stopped", "error", err)
+		}
+	})
 	if err := a.flux().Run(ctx); err != nil {
 		log.ErrorContext(ctx, "flux stopped", "error", err)
 	}
+	work.Wait()
 	log.InfoContext(context.WithoutCancel(ctx), "leading no more")
 }
 

@@ -122,6 +122,9 @@ type forge struct {
 	registers []*agentrpc.RegisterRequest
 	sources   []*agentrpc.SourceChange
 	streams   int // announcement streams open
+	observed  []*agentrpc.ObserveRequest
+	observing int   // observation streams open
+	refusal   error // what the next observation stream ends with at once
 	closed    []error
 }
 
@@ -137,6 +140,7 @@ func newForge(t *testing.T) *forge {
 	rpc.Handle(agentrpc.NewSessionServiceHandler(f))
 	rpc.Handle(agentrpc.NewConfigurationServiceHandler(f))
 	rpc.Handle(agentrpc.NewAnnouncementServiceHandler(f))
+	rpc.Handle(agentrpc.NewObservationServiceHandler(f))
 	f.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.dials++
@@ -244,6 +248,28 @@ func (f *forge) Announce(_ context.Context, stream *connect.BidiStream[agentrpc.
 			}
 		}
 	}
+}
+
+func (f *forge) Observe(_ context.Context, stream *connect.ClientStream[agentrpc.ObserveRequest]) (*agentrpc.ObserveResponse, error) {
+	f.mu.Lock()
+	refusal := f.refusal
+	f.refusal = nil
+	f.observing++
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.observing--
+	}()
+	if refusal != nil {
+		return nil, refusal
+	}
+	for stream.Receive() {
+		f.mu.Lock()
+		f.observed = append(f.observed, stream.Msg())
+		f.mu.Unlock()
+	}
+	return nil, stream.Err()
 }
 
 // heard reports something of the forge, under its lock.

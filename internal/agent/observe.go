@@ -14,6 +14,7 @@ import (
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/flux"
+	"tidelock.dev/internal/health"
 )
 
 const (
@@ -156,4 +157,39 @@ func ago(t, now time.Time) *durationpb.Duration {
 		return nil
 	}
 	return durationpb.New(max(now.Sub(t), 0))
+}
+
+// watchHealth makes who follows the objects that the controller's appliers
+// bring, and has each tell the other.
+func (a *Agent) watchHealth(controller *flux.Controller) (*health.Watcher, error) {
+	watcher, err := health.New(health.Config{
+		REST:    a.config.REST,
+		Log:     a.log.With("component", "health"),
+		Metrics: a.registry,
+		Notify:  func(owner string) { controller.HealthChanged(tidelock.ObjectID(owner)) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	controller.SetHealth(healthOf{watcher})
+	return watcher, nil
+}
+
+// healthOf is a health.Watcher in the words of internal/flux.
+type healthOf struct{ watcher *health.Watcher }
+
+func (h healthOf) Follow(owner tidelock.ObjectID, refs []flux.ObjectRef) {
+	objects := make([]health.Ref, len(refs))
+	for i, ref := range refs {
+		objects[i] = health.Ref(ref)
+	}
+	h.watcher.Follow(string(owner), objects)
+}
+
+func (h healthOf) Refresh(owner tidelock.ObjectID) { h.watcher.Refresh(string(owner)) }
+func (h healthOf) Forget(owner tidelock.ObjectID)  { h.watcher.Forget(string(owner)) }
+
+func (h healthOf) Health(owner tidelock.ObjectID) flux.HealthReport {
+	report := h.watcher.Health(string(owner))
+	return flux.HealthReport{Health: report.Health, Unhealthy: report.Unhealthy, Settled: report.Settled}
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"tidelock.dev"
 	"tidelock.dev/internal/agentrpc"
 	"tidelock.dev/internal/flux"
@@ -71,6 +73,73 @@ func TestArtifactMessages(t *testing.T) {
 	}
 }
 
+// Nothing of an observation is lost on the way; times become spans.
+func TestObservationMessage(t *testing.T) {
+	now := time.Now()
+	at := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	span := func(seconds int) *durationpb.Duration { return durationpb.New(time.Duration(seconds) * time.Second) }
+	got := observationMessage(tidelock.Observation{
+		Object: "Kustomization/ns/app", UID: "u", Suspended: true, State: tidelock.ObservedStalled, Reason: "r", Message: "m",
+		Revision: "a", Interval: time.Minute, Requested: true, Attempted: "b", Source: "GitRepository/ns/site", Path: "p",
+		Namespace: "n", Environment: "e", DependsOn: []tidelock.ObjectID{"Kustomization/ns/base"}, Timeout: time.Hour,
+		Health: tidelock.HealthMissing, Objects: 3, Since: at(9),
+		Unhealthy: []tidelock.ObjectHealth{{Kind: "apps/Deployment", Namespace: "ns", Name: "web", Health: tidelock.HealthFailed, Reason: "x", Message: "y", Pod: "z"}},
+		Outcomes: []tidelock.Outcome{{Revision: "b", State: tidelock.ObservedFailed, Reason: "r", Message: "m", Health: tidelock.HealthProgressing,
+			AttemptedAt: at(4), AppliedAt: at(3), HealthyAt: at(2), FailedAt: now.Add(time.Second)}},
+	}, now)
+	want := &agentrpc.Observation{
+		Object: "Kustomization/ns/app", Uid: "u", Suspended: true, State: agentrpc.Observation_OBSERVED_STATE_STALLED, Reason: "r", Message: "m",
+		Revision: "a", Interval: span(60), Requested: true, Attempted: "b", Source: "GitRepository/ns/site", Path: "p",
+		Namespace: "n", Environment: "e", DependsOn: []string{"Kustomization/ns/base"}, Timeout: span(3600),
+		Health: agentrpc.Observation_HEALTH_MISSING, Objects: 3, Since: span(9),
+		Unhealthy: []*agentrpc.ObjectHealth{{Kind: "apps/Deployment", Namespace: "ns", Name: "web", Health: agentrpc.Observation_HEALTH_FAILED, Reason: "x", Message: "y", Pod: "z"}},
+		Outcomes: []*agentrpc.Outcome{{Revision: "b", State: agentrpc.Observation_OBSERVED_STATE_FAILED, Reason: "r", Message: "m", Health: agentrpc.Observation_HEALTH_PROGRESSING,
+			Attempted: span(4), Applied: span(3), Healthy: span(2), Failed: span(0)}},
+	}
+	if !proto.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if empty := observationMessage(tidelock.Observation{Outcomes: []tidelock.Outcome{{}}}, now); empty.Since != nil || empty.Outcomes[0].Applied != nil || empty.Interval != nil {
+		t.Errorf("what nobody saw: %v", empty)
+	}
+}
+
+func TestObserveRequests(t *testing.T) {
+	if got := observeRequests(flux.Observations{Complete: true}, time.Now()); len(got) != 1 || !got[0].Begin || !got[0].End {
+		t.Errorf("the empty set: %v", got)
+	}
+	change := observeRequests(flux.Observations{Removals: []tidelock.ObjectID{"a"}, Upserts: []tidelock.Observation{{Object: "b"}}}, time.Now())
+	if len(change) != 1 || change[0].Begin || change[0].End || len(change[0].Removals) != 1 || len(change[0].Upserts) != 1 {
+		t.Errorf("a change: %v", change)
+	}
+	// The most that an observation may be, many times.
+	large := tidelock.Observation{Message: strings.Repeat("m", 4096)}
+	for range 20 {
+		large.Unhealthy = append(large.Unhealthy, tidelock.ObjectHealth{Message: strings.Repeat("u", 1024)})
+	}
+	for range 8 {
+		large.Outcomes = append(large.Outcomes, tidelock.Outcome{Message: strings.Repeat("o", 1024)})
+	}
+	set := flux.Observations{Complete: true}
+	for i := range 100 {
+		large.Object = tidelock.ObjectID(fmt.Sprint("Kustomization/ns/", i))
+		set.Upserts = append(set.Upserts, large)
+	}
+	requests := observeRequests(set, time.Now())
+	var objects []string
+	for i, r := range requests {
+		if proto.Size(r) > maxObserveRequest || r.Begin != (i == 0) || r.End != (i == len(requests)-1) {
+			t.Errorf("message %d of %d: %d bytes, begin %t, end %t", i, len(requests), proto.Size(r), r.Begin, r.End)
+		}
+		for _, o := range r.Upserts {
+			objects = append(objects, o.Object)
+		}
+	}
+	if len(requests) < 2 || len(objects) != 100 || objects[99] != "Kustomization/ns/99" {
+		t.Errorf("%d messages with %d objects", len(requests), len(objects))
+	}
+}
+
 func TestIsOurs(t *testing.T) {
 	urls, err := tidelock.ParseURLSet("https://forge.example/root")
 	if err != nil {
@@ -104,6 +173,18 @@ func TestStatesHaveMessages(t *testing.T) {
 	} {
 		if stateMessage[state] == agentrpc.Progress_STATE_UNSPECIFIED {
 			t.Errorf("%s has none", state)
+		}
+	}
+	for _, state := range []tidelock.ObservedState{
+		tidelock.ObservedProgressing, tidelock.ObservedBlocked, tidelock.ObservedReady, tidelock.ObservedFailed, tidelock.ObservedStalled,
+	} {
+		if observedMessage[state] == agentrpc.Observation_OBSERVED_STATE_UNSPECIFIED {
+			t.Errorf("%s has none", state)
+		}
+	}
+	for _, health := range []tidelock.Health{tidelock.HealthHealthy, tidelock.HealthProgressing, tidelock.HealthFailed, tidelock.HealthMissing} {
+		if healthMessage[health] == agentrpc.Observation_HEALTH_UNSPECIFIED {
+			t.Errorf("%s has none", health)
 		}
 	}
 }
