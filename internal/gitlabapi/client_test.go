@@ -47,6 +47,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("reports", func(t *testing.T) { clientReports(t, w) })
 	t.Run("builds", func(t *testing.T) { clientBuilds(t, w) })
 	t.Run("rollouts", func(t *testing.T) { clientRollouts(t, w, c) })
+	t.Run("live", func(t *testing.T) { clientLive(t, w) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {
