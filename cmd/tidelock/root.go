@@ -42,6 +42,7 @@ every push at once, through connections that the clusters' agents make.`)
 		newDeliveryCommand(env),
 		newWaitCommand(env),
 		newTraceCommand(env),
+		newWhyCommand(env),
 		newBenchCommand(env),
 		newVersionCommand(env),
 		newExitCodesTopic(),

@@ -31,16 +31,31 @@ func live(f *Facts) *tidelock.Verdict {
 		v.Code, v.Sentence = tidelock.CauseOlder, "a later commit that contains it is live in "+string(o.Object)+": "+quote(o.Revision)
 	}
 	if f.Applied == Same && f.Untouched {
-		v.Code = tidelock.CausePathNotTouched
-		v.Sentence = fmt.Sprintf("%s has the commit, which changes nothing below %s, the only path that it applies", o.Object, shownPath(o.Path))
-		v.Next = "change files below that path, or let a Kustomization apply the path that was changed"
-		v.Evidence = append(v.Evidence, field(o, "spec.path", shownPath(o.Path)),
-			tidelock.Evidence{Where: "commit " + short(f.Commit), What: "changes no file below " + shownPath(o.Path), At: f.Now})
+		f.changesNothing(&v)
 	}
 	if !f.Away.IsZero() {
 		v.Evidence = append(v.Evidence, tidelock.Evidence{Where: "agent " + f.AgentName, What: "not connected since " + stamp(f.Away), At: f.Away})
 	}
 	return &v
+}
+
+// changesNothing says of a commit that is live that there is nothing to see of
+// it.
+func (f *Facts) changesNothing(v *tidelock.Verdict) {
+	v.Code = tidelock.CausePathNotTouched
+	o := f.Applier
+	if f.Build != nil {
+		v.Sentence = fmt.Sprintf("the commit changes nothing that application %s is packaged from: %s has what was packaged before", f.Build.Application, o.Object)
+		v.Next = "change files below the application's path, or correct the path in .tidelock/delivery.yaml"
+		v.Evidence = append(v.Evidence, tidelock.Evidence{
+			Where: "packaging of " + f.Build.Application, What: "the last artifact was made from " + string(f.Build.Commit) + ", and holds what is there now", At: f.Build.CreatedAt,
+		})
+		return
+	}
+	v.Sentence = fmt.Sprintf("%s has the commit, which changes nothing below %s, the only path that it applies", o.Object, shownPath(o.Path))
+	v.Next = "change files below that path, or let a Kustomization apply the path that was changed"
+	v.Evidence = append(v.Evidence, field(o, "spec.path", shownPath(o.Path)),
+		tidelock.Evidence{Where: "commit " + short(f.Commit), What: "changes no file below " + shownPath(o.Path), At: f.Now})
 }
 
 func shownPath(p string) string { return quote(cmp.Or(p, "./")) }

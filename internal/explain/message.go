@@ -204,3 +204,12 @@ func place(message, below string) (file string, line int) {
 	}
 	return "", line
 }
+
+// FileOf is the file that the failed build of an applier is about, from the
+// root of the repository, "" if its message names none. Reading reports whether
+// the message is about a file that cannot be read.
+func FileOf(o *tidelock.Observation) (file string, reading bool) {
+	file, _ = place(o.Message, o.Path)
+	_, reading = classify([]sign{{words: []string{"yaml: ", "malformedyaml", "failed to decode", "json: "}}}, "", o.Message)
+	return file, reading
+}

@@ -152,6 +152,7 @@ func (a *API) table() []route {
 		a.imageRoutes(),
 		a.buildRoutes(),
 		a.liveRoutes(),
+		a.whyRoutes(),
 		a.rolloutRoutes(),
 		a.statusRoutes(),
 		a.pipelineRoutes(),
