@@ -176,6 +176,11 @@ func readKustomization(k *kustomizev1.Kustomization) application {
 		}
 	}
 	a.brought = a.brought || a.attempted != "" && a.attempted == a.applied
+	if a.standing.state == tidelock.ObservedReady && a.applied != a.attempted {
+		// Conditions are written first: what was applied, and what that
+		// brought, is about to follow.
+		a.standing.state = tidelock.ObservedProgressing
+	}
 	for _, h := range k.Status.History {
 		o := tidelock.Outcome{Revision: h.Metadata["revision"], State: tidelock.ObservedReady, Reason: h.LastReconciledStatus}
 		if h.LastReconciledStatus != meta.ReconciliationSucceededReason {

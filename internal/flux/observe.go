@@ -379,8 +379,8 @@ func (c *Controller) look(a *applier, attempt version, m moment) HealthReport {
 		a.refreshed = attempt
 	}
 	report := c.health.Health(a.id)
-	if !report.Settled && report.Health != tidelock.HealthFailed && report.Health != tidelock.HealthMissing {
-		report.Health = tidelock.HealthProgressing
+	if !report.Settled {
+		return HealthReport{Health: tidelock.HealthProgressing}
 	}
 	return report
 }

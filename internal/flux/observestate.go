@@ -64,9 +64,9 @@ func (j judgement) standing() standing {
 	case isFalse(ready):
 		reason, message := j.cause(ready)
 		return standing{tidelock.ObservedFailed, reason, message}
-	case isTrue(ready):
+	case isTrue(ready) && !isTrue(reconciling):
 		return standing{tidelock.ObservedReady, ready.Reason, ready.Message}
-	case isTrue(reconciling):
+	case isTrue(reconciling): // helm-controller leaves Ready as it was for a while
 		return standing{tidelock.ObservedProgressing, reconciling.Reason, reconciling.Message}
 	case ready != nil:
 		return standing{tidelock.ObservedProgressing, ready.Reason, ready.Message}
