@@ -134,7 +134,7 @@ func suspended(o *tidelock.Observation) *tidelock.Verdict {
 // blocked reports whether an applier waits for others that it depends on.
 func blocked(o *tidelock.Observation) bool {
 	return !o.Suspended && (o.Reason == "DependencyNotReady" ||
-		o.State == tidelock.ObservedBlocked && len(o.DependsOn) > 0 && dependsOn.MatchString(o.Message[:min(len(o.Message), maxRead)]))
+		o.State == tidelock.ObservedBlocked && len(o.DependsOn) > 0 && read(dependsOn, o.Message) != nil)
 }
 
 // dependency follows what an applier waits for down to the root.
@@ -462,18 +462,9 @@ func (f *Facts) fetchedAt() time.Time {
 }
 
 // controllerActs reports whether the controller of an applier was seen at work
-// on another one since a time: then it is busy, and not down.
+// since a time: then it is busy, and not down.
 func (f *Facts) controllerActs(id tidelock.ObjectID, since time.Time) bool {
 	kind, _, _ := id.Split()
-	for other, o := range f.Others {
-		if k, _, _ := other.Split(); k != kind || other == id {
-			continue
-		}
-		for _, outcome := range o.Outcomes {
-			if outcome.AttemptedAt.After(since) && f.age(outcome.AttemptedAt) < 2*unhandledAfter {
-				return true
-			}
-		}
-	}
-	return false
+	at := f.Acted[kind]
+	return at.After(since) && f.age(at) < 2*unhandledAfter
 }

@@ -68,8 +68,10 @@ type Facts struct {
 	Untouched bool                  // the commit is known to change nothing that Applier applies
 	Broken    []tidelock.Finding    // files at the commit that cannot be read, when Applier cannot be built
 
-	// Others are the appliers of the agent that belong to the same project.
+	// Others are the appliers of the agent that belong to the same project, and
+	// Acted when those of each kind were attempted last.
 	Others map[tidelock.ObjectID]*tidelock.Observation
+	Acted  map[tidelock.ObjectKind]time.Time
 }
 
 const (
@@ -91,10 +93,12 @@ const (
 // A rule looks for one thing on the path; nil means that it is not there.
 type rule func(*Facts) *tidelock.Verdict
 
-// decisive are the rules after which nothing else matters, and alongPath the others
-// in the order in which a commit meets what they look for.
+// decisive are the rules after which nothing else matters, atForge those of what
+// never leaves the forge, and alongPath the others in the order in which a commit
+// meets what they look for.
 var (
-	decisive  = []rule{commitMissing, live, noSource, notServed, buildFailed, notOnRef}
+	decisive  = []rule{commitMissing, live, noSource, notServed}
+	atForge   = []rule{buildFailed, notOnRef}
 	alongPath = []rule{
 		agentOffline,
 		held,
@@ -109,6 +113,11 @@ func Explain(f Facts) tidelock.Verdict {
 	for _, r := range decisive {
 		if v := r(&f); v != nil {
 			return f.finish(*v)
+		}
+	}
+	for _, r := range atForge {
+		if v := r(&f); v != nil {
+			return withAlso(f.finish(*v), f.ahead(*v))
 		}
 	}
 	var blocking []tidelock.Verdict
@@ -130,6 +139,20 @@ func Explain(f Facts) tidelock.Verdict {
 		return f.finish(*calm)
 	}
 	return f.finish(*f.unknown("it cannot be told how far the commit came: nothing that is seen here says so"))
+}
+
+// ahead is what would still be in the way of a commit that is kept at the
+// forge, as far as it has nothing to do with the commit.
+func (f *Facts) ahead(v tidelock.Verdict) (blocking []tidelock.Verdict) {
+	if !v.Blocking() {
+		return nil
+	}
+	for _, r := range []rule{agentOffline, sourceSuspended, applierSuspended} {
+		if v := r(f); v != nil && v.Blocking() {
+			blocking = append(blocking, f.finish(*v))
+		}
+	}
+	return blocking
 }
 
 // finish fills in what all verdicts of a place share, and keeps the promises

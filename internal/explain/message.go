@@ -81,7 +81,7 @@ var appliedSigns = []sign{
 }
 
 // namespaceMissing is a sign of appliedSigns that needs more than words.
-var namespaceMissing = regexp.MustCompile(`(?i)namespaces? "([^"]{1,253})" not found`)
+var namespaceMissing = regexp.MustCompile(`namespaces? "([^"]{1,253})" not found`)
 
 // kustomizeSigns read the conditions of kustomize-controller.
 var kustomizeSigns = []sign{
@@ -98,8 +98,8 @@ var helmSigns = []sign{
 	{tidelock.CauseHelmValues, []string{"ValuesError"}, nil},
 	{tidelock.CausePathNotFound, []string{"SourceNotReady", "ArtifactFailed"}, []string{"no such file or directory", "chart.yaml file is missing", "no chart found", "could not find chart"}},
 	{tidelock.CauseBuildFailed, []string{"SourceNotReady", "ArtifactFailed"}, []string{"chart pull error", "could not load chart", "build error", "validation: chart.metadata", "dependency build", "invalid chart"}},
-	{tidelock.CauseHelmValues, nil, []string{"don't meet the specifications of the schema", "values validation", "could not resolve", "chart values reference", "required value", "is required"}},
-	{tidelock.CauseBuildFailed, nil, []string{"yaml parse error", "parse error at", "template: ", "execution error at", "error converting yaml", "unable to build kubernetes objects from release manifest: error parsing"}},
+	{tidelock.CauseHelmValues, nil, []string{"don't meet the specifications of the schema", "values validation", "could not resolve", "chart values reference", "execution error at", "nil pointer evaluating"}},
+	{tidelock.CauseBuildFailed, nil, []string{"yaml parse error", "parse error at", "template: ", "error converting yaml", "unable to build kubernetes objects from release manifest: error parsing"}},
 }
 
 // Helm's conditions say that it did, or undid, something.
@@ -126,7 +126,7 @@ func failureOf(o *tidelock.Observation) tidelock.CauseCode {
 	if code, ok := classify(signs, o.Reason, o.Message); ok {
 		return code
 	}
-	if namespaceMissing.MatchString(o.Message[:min(len(o.Message), maxRead)]) {
+	if read(namespaceMissing, o.Message) != nil {
 		return tidelock.CauseNamespaceMissing
 	}
 	if code, ok := classify(appliedSigns, o.Reason, o.Message); ok {
@@ -163,9 +163,22 @@ var (
 	fileSuffix = []string{".yaml", ".yml", ".json", ".env", ".properties", ".tpl", ".txt"}
 )
 
+// literals are in every text that matches a pattern: most texts need not be
+// searched.
+var literals = map[*regexp.Regexp]string{
+	namespaceMissing: `" not found`, deniedUser: `" cannot `, missingKind: "no matches for kind", quotaPart: "exceeded quota: ",
+	fieldAtFault: "is invalid: ", typedField: "failed to create typed ", unknownField: "unknown field ", variable: "variable not set",
+	dependsOn: "dependency", waitingFor: " status: '", temporary: "kustomization-", inFile: "in File: ", fromFile: "accumulating resources from ",
+	yamlLine: "line ", helmYAML: "YAML parse error on ",
+}
+
 // read finds the groups of a pattern in a message; nil when it is not there.
 func read(pattern *regexp.Regexp, message string) []string {
-	return pattern.FindStringSubmatch(message[:min(len(message), maxRead)])
+	message = message[:min(len(message), maxRead)]
+	if !strings.Contains(message, literals[pattern]) {
+		return nil
+	}
+	return pattern.FindStringSubmatch(message)
 }
 
 // group is one group of a pattern in a message, "" when it is not there.

@@ -130,8 +130,7 @@ func TestPath(t *testing.T) {
 		{"about to be applied", fetched(), young, tidelock.CauseWaiting, "about to be applied"},
 		{"kustomize-controller down", fetched(), nothing, tidelock.CauseControllerDown, "kustomize-controller"},
 		{"kustomize-controller busy", fetched(), func(f *Facts) {
-			other := &tidelock.Observation{Object: infra, Outcomes: []tidelock.Outcome{{AttemptedAt: ago(time.Second)}}}
-			f.Others = map[tidelock.ObjectID]*tidelock.Observation{infra: other}
+			f.Acted = map[tidelock.ObjectKind]time.Time{tidelock.Kustomization: ago(time.Second)}
 		}, tidelock.CauseWaiting, "about to be applied"},
 		{"helm-controller down", fetched(), func(f *Facts) { f.Applier.Object = web }, tidelock.CauseControllerDown, "helm-controller"},
 		{"being applied", fetched(), func(f *Facts) {
@@ -194,6 +193,16 @@ func TestDoubleFaults(t *testing.T) {
 	f.Fetch.State, f.Fetch.Reason, f.Fetch.Message = tidelock.ObservedFailed, "GitOperationFailed", "authentication required"
 	f.Applier.Suspended = true
 	also(check(t, f, tidelock.CauseCredentialRefused, ""), tidelock.CauseApplierSuspended)
+
+	f = pushed()
+	f.Head, f.Source.Suspended = Before, true
+	also(check(t, f, tidelock.CauseNotOnWatchedRef, ""), tidelock.CauseSourceSuspended)
+
+	f = pushed()
+	f.Build, f.Source.Suspended, f.Away = &tidelock.Build{State: tidelock.StatusFailed, Application: "web"}, true, ago(time.Hour)
+	v := check(t, f, tidelock.CauseBuildFailed, "")
+	also(v, tidelock.CauseSourceSuspended)
+	also(v, tidelock.CauseAgentOffline)
 
 	f = failed("BuildFailed", "kustomize build failed")
 	f.Applier.Suspended = true

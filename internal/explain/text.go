@@ -24,6 +24,9 @@ const (
 
 // plain makes a text printable on one line, and at most so many bytes long.
 func plain(text string, most int) string {
+	if text, ok := ascii(text, most); ok { // which is nearly all
+		return text
+	}
 	if few := 8*most + 64; len(text) > few { // enough is left even if much of it goes
 		text = strings.ToValidUTF8(text[:few], "")
 	}
@@ -35,6 +38,25 @@ func plain(text string, most int) string {
 		return r
 	}, strings.Join(words, " "))
 	return tidelock.Printable(line, most)
+}
+
+// ascii is plain for a text that only has to be shortened, if at all.
+func ascii(text string, most int) (string, bool) {
+	const more = "…"
+	shown := text
+	if len(text) > most {
+		shown = text[:most-len(more)]
+	}
+	for i := range len(shown) {
+		switch c := shown[i]; {
+		case c < ' ' || c > '~', c == ' ' && (i == 0 || i == len(shown)-1 || shown[i+1] == ' '):
+			return "", false
+		}
+	}
+	if len(shown) < len(text) {
+		shown += more
+	}
+	return shown, true
 }
 
 // quote is a message as it stands in a sentence.

@@ -94,6 +94,7 @@ type inquired struct {
 	away    time.Time
 	why     string
 	others  map[tidelock.ObjectID]*tidelock.Observation
+	acted   map[tidelock.ObjectKind]time.Time
 }
 
 // read reads what all places share.
@@ -160,7 +161,7 @@ func (w *inquiry) readAgents(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read agent %d: %w", s.Agent, err)
 		}
-		a := &inquired{Agent: agent, others: map[tidelock.ObjectID]*tidelock.Observation{}}
+		a := &inquired{Agent: agent, others: map[tidelock.ObjectID]*tidelock.Observation{}, acted: map[tidelock.ObjectKind]time.Time{}}
 		if a.served, err = w.f.AgentMayServe(ctx, agent, w.project); err != nil {
 			return fmt.Errorf("decide whether agent %d may be told of project %d: %w", agent.ID, w.project.ID, err)
 		}
@@ -205,6 +206,12 @@ func (w *inquiry) readObservations(ctx context.Context) error {
 		w.observed[at] = append(w.observed[at], &list[i])
 		if a := w.agents[o.Agent]; a != nil {
 			a.others[o.Object] = &list[i]
+			kind, _, _ := o.Object.Split()
+			for _, outcome := range o.Outcomes {
+				if outcome.AttemptedAt.After(a.acted[kind]) {
+					a.acted[kind] = outcome.AttemptedAt
+				}
+			}
 		}
 	}
 	return nil
@@ -260,7 +267,7 @@ func (w *inquiry) places(ctx context.Context) ([]tidelock.Verdict, error) {
 		agent := w.agents[s.Agent]
 		facts := w.base
 		facts.Agent, facts.AgentName, facts.AgentPath, facts.Away, facts.AwayWhy = agent.ID, agent.Name, agent.path, agent.away, agent.why
-		facts.Others = agent.others
+		facts.Others, facts.Acted = agent.others, agent.acted
 		if !agent.served || s.Project != w.project.ID {
 			if !agent.served {
 				facts.Source = tidelock.AgentSource{State: tidelock.NotServed, Since: s.Since}
