@@ -274,6 +274,16 @@ var rolloutTests = []struct{ name, story string }{
 		sees attempted=A applied=A state=ready health=healthy
 		= A success*`},
 
+	{"a dependency that is not there", `
+		push A
+		fetched A
+		sees state=blocked lacks=shop/nobody
+		= A failed* dependency 'shop/nobody' not found
+		sees state=blocked message=dependency:not:ready
+		= A running* dependency:not:ready
+		sees attempted=A applied=A state=ready health=healthy
+		= A success*`},
+
 	{"a source that cannot fetch", `
 		push A
 		sees attempted=A applied=A state=ready health=healthy
@@ -635,6 +645,8 @@ func (s *story) change(o *tidelock.Observation, words []string) {
 			o.Health, o.Unhealthy = tidelock.Health(value), nil
 		case "message":
 			o.Message = value
+		case "lacks":
+			o.Reason, o.Message = "DependencyNotReady", "dependency '"+value+"' not found: none"
 		case "suspended":
 			o.Suspended = value == "yes"
 		case "timeout":

@@ -3,6 +3,7 @@ package forge
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"tidelock.dev"
@@ -424,11 +425,19 @@ func (t *track) offered(r *tidelock.Rollout, s sight, at *tidelock.Rollout) {
 	case r.State == tidelock.RolloutSuccess || r.State == tidelock.RolloutFailed && failing:
 	case o.Suspended:
 		t.become(r, tidelock.RolloutRunning, reasonSuspended, string(o.Object)+" is suspended")
+	case o.State == tidelock.ObservedBlocked && lacksDependency(o):
+		t.become(r, tidelock.RolloutFailed, o.Reason, o.Message)
 	case o.State == tidelock.ObservedBlocked:
 		t.become(r, tidelock.RolloutRunning, o.Reason, o.Message)
 	default:
 		t.become(r, tidelock.RolloutRunning, "", "")
 	}
+}
+
+// lacksDependency reports whether an applier waits for one that is not there:
+// somebody has to do something. Flux has no reason of its own for this.
+func lacksDependency(o tidelock.Observation) bool {
+	return o.Reason == "DependencyNotReady" && strings.Contains(o.Message, "not found")
 }
 
 // awaited decides a rollout whose commit nobody has seen in the cluster, or

@@ -185,7 +185,7 @@ spec:
 // Kustomization of its own, and mends it by the next.
 func (w reporting) failures(t *testing.T) {
 	p := w.project("site")
-	const folders = "good broken unparsed waited unwaited missing denied immutable dependent"
+	const folders = "good broken unparsed waited unwaited missing denied immutable dependent lonely"
 	names := strings.Fields(folders)
 	manifest := func(name, value string) string { return e2e.ConfigMap(name, value)["deploy/"+name+".yaml"] }
 	files := func(value string) map[string]string {
@@ -232,6 +232,15 @@ func (w reporting) failures(t *testing.T) {
 	w.deployed(t, p, "production", first, "/kustomizations/good")
 	w.deployed(t, p, "test/"+w.ns, first, "")
 
+	needs := func(text string) {
+		t.Helper()
+		k := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "lonely"}}
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"dependsOn":`+text+`}}`))
+		if err := w.Cluster.Client.Patch(t.Context(), k, patch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	needs(`[{"name":"nobody"}]`)
 	bad := files("second")
 	bad["broken/manifest.yaml"] = "apiVersion: v1\nkind: NoSuchKind\nmetadata: {name: broken}\n"
 	bad["unparsed/manifest.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: [unparsed\n"
@@ -251,6 +260,7 @@ func (w reporting) failures(t *testing.T) {
 		"denied":    {"failed", "forbidden"},
 		"immutable": {"failed", "immutable"},
 		"dependent": {"running", "broken"},
+		"lonely":    {"failed", "dependency '" + w.ns + "/nobody' not found"},
 	}
 	w.waitJobs(t, p, second, want)
 	w.waitPipeline(t, p, second, "running")
@@ -259,6 +269,7 @@ func (w reporting) failures(t *testing.T) {
 	third := p.Push("main", files("third"))
 	w.waitReady(t, third, "broken")
 	w.wake(t, "dependent")
+	needs("null")
 	w.waitJobs(t, p, third, all("success"))
 	w.waitPipeline(t, p, third, "success")
 	w.deployed(t, p, "test/"+w.ns, third, "")
@@ -307,7 +318,10 @@ func (w reporting) sideBySide(t *testing.T, p *e2e.Project, provider string, nam
 			}
 			last := map[string]string{}
 			for _, s := range posted {
-				last[s.Name] = s.Status
+				// Flux tells of a dependency as of a success.
+				if s.Description != "dependency not ready" {
+					last[s.Name] = s.Status
+				}
 			}
 			for _, name := range names {
 				i := slices.IndexFunc(jobs, func(s status) bool { return s.Name == w.jobOf(name) })
@@ -320,7 +334,7 @@ func (w reporting) sideBySide(t *testing.T, p *e2e.Project, provider string, nam
 					silent = append(silent, fmt.Sprintf("%s of commit %d (%s)", name, n+1, ours))
 				case ours == theirs, ours == "canceled", name == "unwaited" && ours == "failed":
 				default:
-					return fmt.Errorf("%s of commit %d is %s by us, and %s by Flux", name, n+1, ours, theirs)
+					return fmt.Errorf("%s of commit %d is %s by us, and %s by Flux: %+v", name, n+1, ours, theirs, posted)
 				}
 				lines = append(lines, fmt.Sprintf("%s/%s", ours, theirs))
 			}
