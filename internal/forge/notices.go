@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/gitrepo"
@@ -35,6 +36,8 @@ const (
 	// maxCauses is for how many causes one commit is said to fail in one
 	// applier: texts that differ with every try must not flood a channel.
 	maxCauses = 5
+	// maxCauseText is how much of a text counts.
+	maxCauseText = 4 << 10
 	// calm is how long a failure that came back after it had recovered, of the
 	// same commit and by the same cause, must last to be told again.
 	calm = time.Hour
@@ -317,7 +320,7 @@ var varying = regexp.MustCompile(`[0-9a-f]*[0-9][0-9a-z]*`)
 // causeOf names the cause of a failure, such that two tries that fail alike
 // have the same: what varies is left out, and so is the order of what failed.
 func causeOf(n tidelock.Notice) string {
-	words := strings.Fields(varying.ReplaceAllString(strings.ToLower(n.Message), ""))
+	words := strings.FieldsFunc(varying.ReplaceAllString(strings.ToLower(n.Message[:min(len(n.Message), maxCauseText)]), " "), func(r rune) bool { return !unicode.IsLetter(r) })
 	slices.Sort(words)
 	sum := sha256.Sum256([]byte(n.Reason + "\x00" + strings.Join(slices.Compact(words), " ")))
 	return hex.EncodeToString(sum[:6])

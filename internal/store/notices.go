@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -23,22 +25,20 @@ const (
 			SELECT COUNT(*)
 			FROM notices
 			WHERE project_id = ? AND agent_id = ? AND applier = ?)`
-	// The same failure is noted once while it waits to be told.
+	selectStateBefore = `
+		SELECT state, reason, message, newest
+		FROM rollouts
+		WHERE agent_id = ? AND applier = ? AND project_id = ? AND commit_id = ?`
 	insertNotice = `
-		INSERT INTO notices (project_id, agent_id, applier, commit_id, ref, environment, state, reason, message, at)
-		SELECT p.id, a.id, ?, ?, ?, ?, ?, ?, ?, ?
-		FROM projects p, agents a
-		WHERE p.id = ? AND a.id = ? AND NOT EXISTS (
-			SELECT 1
-			FROM notices n
-			WHERE n.project_id = p.id AND n.agent_id = a.id AND n.applier = ? AND n.commit_id = ? AND n.state = ? AND n.reason = ? AND n.message = ?
-				AND n.id = (SELECT MAX(id) FROM notices WHERE project_id = p.id AND agent_id = a.id AND applier = ?))`
+		INSERT INTO notices (project_id, agent_id, applier, commit_id, ref, state, reason, message, at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`
 )
 
-// noteSyncs writes a notice of every rollout that failed, and of every one
-// that succeeded where one had failed, if an integration of its project wants
-// to know. It belongs into the transaction that writes the rollouts, so that
-// neither is lost without the other. What it notes again is not told again.
+// noteSyncs writes a notice of every rollout that fails, or fails for another
+// reason, and of every one that succeeds where one had failed, if an
+// integration of its project wants to know. It is called before the rollouts
+// are written, in the same transaction, so that neither is lost without the
+// other.
 func (s session) noteSyncs(ctx context.Context, rollouts []tidelock.Rollout) error {
 	tellers := map[tidelock.ProjectID]int{}
 	for _, r := range rollouts {
@@ -55,29 +55,48 @@ func (s session) noteSyncs(ctx context.Context, rollouts []tidelock.Rollout) err
 		if n == 0 {
 			continue
 		}
-		if r.State == tidelock.RolloutSuccess {
-			var broken int
-			if err := s.row(ctx, countBroken, r.Project, r.Agent, r.Applier, r.Project, r.Agent, r.Applier).Scan(&broken); err != nil {
-				return fmt.Errorf("count what failed: %w", err)
+		if known, err := s.isNoted(ctx, r); err != nil || known {
+			if err != nil {
+				return err
 			}
-			if broken == 0 {
-				continue
-			}
+			continue
 		}
-		_, err := s.exec(ctx, insertNotice, r.Applier, r.Commit, []byte(r.Ref), r.Environment, r.State, r.Reason, r.Message, orNow(r.UpdatedAt),
-			r.Project, r.Agent, r.Applier, r.Commit, r.State, r.Reason, r.Message, r.Applier)
+		_, err := s.exec(ctx, insertNotice, r.Project, r.Agent, r.Applier, r.Commit, []byte(r.Ref), r.State, r.Reason, r.Message, orNow(r.UpdatedAt))
 		if err != nil {
-			return fmt.Errorf("write notice: %w", err)
+			return s.writeError("notice", "agent or project", err)
 		}
 	}
 	return nil
 }
 
+// isNoted reports whether a rollout that failed or succeeded says nothing new.
+func (s session) isNoted(ctx context.Context, r tidelock.Rollout) (bool, error) {
+	var before tidelock.Rollout
+	err := s.row(ctx, selectStateBefore, r.Agent, r.Applier, r.Project, r.Commit).Scan(&before.State, &before.Reason, &before.Message, &before.Newest)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, fmt.Errorf("read a rollout: %w", err)
+	}
+	if r.State == tidelock.RolloutFailed {
+		return before.State == r.State && (!r.Newest || before.Reason == r.Reason && before.Message == r.Message), nil
+	}
+	if before.State == r.State && before.Newest {
+		return true, nil
+	}
+	var broken int
+	if err := s.row(ctx, countBroken, r.Project, r.Agent, r.Applier, r.Project, r.Agent, r.Applier).Scan(&broken); err != nil {
+		return false, fmt.Errorf("count what failed: %w", err)
+	}
+	return broken == 0, nil
+}
+
+// The environment is that of the rollout by now: it is known only when it was
+// reported.
 const selectNotices = `
-	SELECT id, project_id, agent_id, applier, commit_id, ref, environment, state, reason, message, at
-	FROM notices
-	WHERE id > ?
-	ORDER BY id
+	SELECT n.id, n.project_id, n.agent_id, n.applier, n.commit_id, n.ref, COALESCE(r.environment, ''), n.state, n.reason, n.message, n.at
+	FROM notices n LEFT JOIN rollouts r
+		ON r.agent_id = n.agent_id AND r.applier = n.applier AND r.project_id = n.project_id AND r.commit_id = n.commit_id
+	WHERE n.id > ?
+	ORDER BY n.id
 	LIMIT ?`
 
 func scanNotice(row scanner) (n tidelock.Notice, err error) {

@@ -106,10 +106,8 @@ func spanOf(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return "less than a second"
-	case d < time.Minute:
-		return d.Truncate(time.Second).String()
 	case d < time.Hour:
-		return strings.TrimSuffix(d.Truncate(time.Second).String(), "0s")
+		return d.Truncate(time.Second).String()
 	case d < 24*time.Hour:
 		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
 	}

@@ -118,7 +118,7 @@ func New(c Config) (*Worker, error) {
 		Config: c, log: c.Log.With("component", "webhook"), outbox: c.Forge.Outbox(),
 		caller: newCaller(c.Guard, c.Timeout, instance, "Tidelock/"+cmp.Or(c.Version, "devel"), c.Now),
 		links:  links{external: *c.ExternalURL, ssh: c.SSHURL},
-		wake:   make(chan struct{}, 1), slots: make(chan struct{}, atOnce), tests: make(chan struct{}, atOnce),
+		wake:   make(chan struct{}, 1), heard: make(chan struct{}, 1), slots: make(chan struct{}, atOnce), tests: make(chan struct{}, atOnce),
 	}
 	w.metrics = newMetrics(c.Metrics, func() int { return len(w.slots) })
 	return w, nil

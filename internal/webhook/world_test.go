@@ -101,7 +101,7 @@ func (w *world) worker() *webhook.Worker {
 	must(w.t, err)
 	worker, err := webhook.New(webhook.Config{
 		Forge: w.Forge, Guard: w.guard, Log: w.log, ExternalURL: external, SSHURL: ssh, Version: "1.2", Metrics: w.metrics,
-		Timeout: w.timeout, Retry: 2 * time.Millisecond,
+		Timeout: w.timeout, Retry: 2 * time.Millisecond, Window: 20 * time.Millisecond,
 	})
 	must(w.t, err)
 	return worker

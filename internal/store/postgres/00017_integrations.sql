@@ -29,7 +29,6 @@ CREATE TABLE notices (
 	applier     TEXT COLLATE "C" NOT NULL,
 	commit_id   TEXT    NOT NULL,
 	ref         BYTEA   NOT NULL,
-	environment TEXT    NOT NULL,
 	state       TEXT    NOT NULL,
 	reason      TEXT    NOT NULL,
 	message     TEXT    NOT NULL,

@@ -1,0 +1,8 @@
+package webhook
+
+var (
+	Code      = code
+	CodeBlock = codeBlock
+	SlackLink = slackLink
+	SpanOf    = spanOf
+)
