@@ -402,7 +402,7 @@ func TestWhoIsServedWhat(t *testing.T) {
 	hidden := w.shown(r.ID, nowhere.GetId())
 	for id, p := range want {
 		got := w.shown(r.ID, id)
-		got.Source, got.Since, got.UpdatedAt = hidden.Source, hidden.Since, hidden.UpdatedAt
+		got.Source, got.Since, got.UpdatedAt, got.Refused = hidden.Source, hidden.Since, hidden.UpdatedAt, hidden.Refused // never listed
 		if p == 0 && got != hidden {
 			t.Errorf("%s is shown as %+v, and what does not exist as %+v", id, got, hidden)
 		}

@@ -31,6 +31,7 @@ func (w *world) awaitShown(agent tidelock.AgentID, want tidelock.AgentSource) (g
 	for end := time.Now().Add(deadline); ; time.Sleep(5 * time.Millisecond) {
 		got = w.shown(agent, string(want.Source))
 		want.Since, want.UpdatedAt = got.Since, got.UpdatedAt
+		want.Spec, want.Image, want.Refused = got.Spec, got.Image, got.Refused
 		if got == want {
 			break
 		}
