@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 			"capture":   captureCommand,
 			"mode":      modeCommand,
 			"agent":     agentCommand,
+			"observe":   observeCommand,
 			"sees":      seesCommand,
 			"until":     untilCommand,
 		},
@@ -86,19 +87,10 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args)%3 != 1 {
 		ts.Fatalf("usage: agent token-file (name url revision)...")
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("TIDELOCK_CA_FILE"))))
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	session, err := tunnel.Dial(ctx, tunnel.DialConfig{
-		URL:    "wss://" + ts.Getenv("HOST") + agentserver.Path,
-		Header: http.Header{"Authorization": {"Bearer " + strings.TrimSpace(ts.ReadFile(args[0]))}},
-		TLS:    &tls.Config{RootCAs: pool},
-	})
-	ts.Check(err)
+	session := connectAgent(ctx, ts, args[0])
 	defer session.Close("done")
-	_, err = agentrpc.NewSessionServiceClient(session.Client(), "http://forge").Register(ctx, &agentrpc.RegisterRequest{Instance: "script"})
-	ts.Check(err)
 	stream, err := agentrpc.NewAnnouncementServiceClient(session.Client(), "http://forge").Announce(ctx)
 	ts.Check(err)
 	set := &agentrpc.SourceChange{Complete: true}
@@ -116,6 +108,21 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 			answered = m.GetResolution() != nil
 		}
 	}
+}
+
+// connectAgent makes the connection of an agent whose token is in a file.
+func connectAgent(ctx context.Context, ts *testscript.TestScript, tokenFile string) *tunnel.Session {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("TIDELOCK_CA_FILE"))))
+	session, err := tunnel.Dial(ctx, tunnel.DialConfig{
+		URL:    "wss://" + ts.Getenv("HOST") + agentserver.Path,
+		Header: http.Header{"Authorization": {"Bearer " + strings.TrimSpace(ts.ReadFile(tokenFile))}},
+		TLS:    &tls.Config{RootCAs: pool},
+	})
+	ts.Check(err)
+	_, err = agentrpc.NewSessionServiceClient(session.Client(), "http://forge").Register(ctx, &agentrpc.RegisterRequest{Instance: "script"})
+	ts.Check(err)
+	return session
 }
 
 // freeport NAME puts a free port into a variable.

@@ -54,7 +54,7 @@ is that of the job, or of the remote of what is checked out here.`,
 		Example: `  tidelock wait
   tidelock wait 1a2b3c4d --project team/site --environment production
   tidelock wait main --project team/site --timeout 30m -o json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOneCommit,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if w.timeout < 0 {
 				return misusef("--timeout must not be negative")
@@ -82,6 +82,13 @@ is that of the job, or of the remote of what is checked out here.`,
 	source.add(cmd)
 	output.add(cmd)
 	return cmd
+}
+
+func atMostOneCommit(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return misusef("%q takes one commit, but got %d; see %q", cmd.CommandPath(), len(args), cmd.CommandPath()+" --help")
+	}
+	return nil
 }
 
 // commitFlags say which commit of which project a command is about.
