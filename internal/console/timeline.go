@@ -46,6 +46,7 @@ type timelinePage struct {
 	Groups     []placeGroup
 	More       int
 	Hidden     bool // places are not for this viewer
+	Why        whyPanel
 }
 
 // A trunkRow is a push or a packaging.
@@ -131,6 +132,11 @@ func (c *Console) commit(w http.ResponseWriter, r *http.Request, viewer forge.Pr
 		return err
 	}
 	page.place(timeline)
+	if !timeline.Hidden {
+		if page.Why, err = c.why(r.Context(), viewer, project, timeline.Commit); err != nil {
+			return err
+		}
+	}
 	return c.render(w, http.StatusOK, "timeline", page)
 }
 

@@ -113,7 +113,7 @@ func TestPath(t *testing.T) {
 		{"receiver down", pushed(), func(f *Facts) {
 			a := f.Announcement
 			a.State, a.AnsweredAt, a.HandledAt = tidelock.Delivered, time.Time{}, time.Time{}
-			a.Message = "the receiver did not take the call (503 Service Unavailable), and the source could not be annotated: forbidden"
+			a.Message = "the webhook receiver did not take the call (503 Service Unavailable), and the source could not be annotated: forbidden"
 		}, tidelock.CauseReceiverDown, "503"},
 		{"nothing can trigger", pushed(), func(f *Facts) {
 			a := f.Announcement

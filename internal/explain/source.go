@@ -326,7 +326,7 @@ func (f *Facts) notAsked(a tidelock.Announcement, e tidelock.Evidence) *tidelock
 		v.Sentence += fmt.Sprintf(" every %s", f.Fetch.Interval)
 		v.Evidence = append(v.Evidence, field(f.Fetch, "spec.interval", f.Fetch.Interval.String()))
 	}
-	if strings.Contains(a.Message, "receiver") {
+	if strings.Contains(a.Message, "receiver did not take the call") {
 		v.Code = tidelock.CauseReceiverDown
 		v.Sentence = fmt.Sprintf("the webhook receiver of Flux does not answer, and nothing else could tell it to fetch %s", id)
 		v.Next = "look at notification-controller, at flux.webhook_receiver_url in the agent's configuration, and at the agent's right to patch sources"

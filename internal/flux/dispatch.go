@@ -101,7 +101,9 @@ func (c *Controller) perform(ctx context.Context, job call) {
 // trigger asks Flux to fetch: through the Receiver if that works, and
 // otherwise by annotation.
 func (c *Controller) trigger(ctx context.Context, ep *endpoint, usable bool, job call) (o outcome) {
-	if usable {
+	var silent error // why the receiver did not do
+	switch {
+	case usable:
 		o = ep.poke(ctx, job.hook, job.body(), job.idempotencyKey())
 		c.metrics.triggered(ViaReceiver, o.err)
 		if o.err == nil || ctx.Err() != nil {
@@ -111,6 +113,9 @@ func (c *Controller) trigger(ctx context.Context, ep *endpoint, usable bool, job
 		if _, answered := errors.AsType[statusError](o.err); answered {
 			c.doubt(job.source)
 		}
+		silent = o.err
+	case job.hook != nil:
+		silent = errEndpointDown
 	}
 	if o.called.IsZero() {
 		o.called = time.Now()
@@ -123,8 +128,14 @@ func (c *Controller) trigger(ctx context.Context, ep *endpoint, usable bool, job
 	if o.err != nil && ctx.Err() == nil {
 		c.log.WarnContext(ctx, "source could not be annotated", "source", job.source, "error", o.err)
 	}
+	if o.err != nil && silent != nil {
+		o.err = fmt.Errorf("the webhook receiver did not take the call (%w), and the source could not be annotated: %w", silent, o.err)
+	}
 	return o
 }
+
+// errEndpointDown stands for calls that are not made, after others failed.
+var errEndpointDown = errors.New("its address has not answered lately")
 
 // doubt has a Receiver and its Secret looked at again.
 func (c *Controller) doubt(id tidelock.SourceID) {

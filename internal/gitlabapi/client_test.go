@@ -48,6 +48,7 @@ func TestOfficialClient(t *testing.T) {
 	t.Run("builds", func(t *testing.T) { clientBuilds(t, w) })
 	t.Run("rollouts", func(t *testing.T) { clientRollouts(t, w, c) })
 	t.Run("live", func(t *testing.T) { clientLive(t, w) })
+	t.Run("why", func(t *testing.T) { clientWhy(t, w) })
 
 	for _, route := range gitlabapi.Routes() {
 		if !w.served[route] {
