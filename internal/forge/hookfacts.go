@@ -20,9 +20,12 @@ type HookFacts struct {
 
 	Pipeline tidelock.Pipeline
 	Statuses []tidelock.Status // the latest of each name, in order of id
+	// Places are where statuses deploy to, of those that stand for rollouts.
+	Places map[tidelock.StatusID]tidelock.Environment
 
 	Deployment  tidelock.Deployment
 	Environment tidelock.Environment
+	Job         tidelock.Status // the first that stands for a rollout of the deployment; zero for none
 
 	Commit gitrepo.Commit // of a pipeline or deployment; zero when it is gone
 }
@@ -62,6 +65,9 @@ func (f *Forge) hookFacts(ctx context.Context, e tidelock.HookEvent) (facts Hook
 		if err != nil {
 			return facts, err
 		}
+		if facts.Places, err = f.placesOf(ctx, facts.Pipeline); err != nil {
+			return facts, err
+		}
 		if e.State != "" {
 			facts.Pipeline.State = tidelock.StatusState(e.State)
 		}
@@ -71,6 +77,9 @@ func (f *Forge) hookFacts(ctx context.Context, e tidelock.HookEvent) (facts Hook
 			return facts, err
 		}
 		if facts.Environment, err = f.store.Environment(ctx, facts.Deployment.Environment); err != nil {
+			return facts, err
+		}
+		if facts.Job, err = f.jobOf(ctx, facts.Deployment); err != nil {
 			return facts, err
 		}
 		if e.State != "" {
@@ -92,6 +101,53 @@ func (f *Forge) hookFacts(ctx context.Context, e tidelock.HookEvent) (facts Hook
 		}
 	}
 	return facts, nil
+}
+
+// placesOf finds the environments of the jobs that stand for rollouts.
+func (f *Forge) placesOf(ctx context.Context, p tidelock.Pipeline) (map[tidelock.StatusID]tidelock.Environment, error) {
+	rollouts, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: p.Project, Commit: p.Commit}, tidelock.Page{})
+	if err != nil {
+		return nil, err
+	}
+	places := map[tidelock.StatusID]tidelock.Environment{}
+	known := map[string]tidelock.Environment{}
+	for _, r := range rollouts {
+		env, ok := known[r.Environment]
+		if !ok && r.Environment != "" {
+			env, err = f.store.EnvironmentByName(ctx, p.Project, r.Environment)
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+				return nil, err
+			}
+			known[r.Environment] = env
+		}
+		if env.ID != 0 && r.Status != 0 {
+			places[r.Status] = env
+		}
+	}
+	return places, nil
+}
+
+// jobOf is the first job that stands for a rollout of a deployment; zero for
+// one that nobody's agent made.
+func (f *Forge) jobOf(ctx context.Context, d tidelock.Deployment) (tidelock.Status, error) {
+	rollouts, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: d.Project, Commit: d.Commit}, tidelock.Page{})
+	if err != nil {
+		return tidelock.Status{}, err
+	}
+	var first tidelock.StatusID
+	for _, r := range rollouts {
+		if r.Deployment == d.ID && r.Status != 0 && (first == 0 || r.Status < first) {
+			first = r.Status
+		}
+	}
+	if first == 0 {
+		return tidelock.Status{}, nil
+	}
+	job, err := f.store.Status(ctx, first)
+	if tidelock.KindOf(err) == tidelock.NotFound { // its pipeline was deleted
+		return tidelock.Status{}, nil
+	}
+	return job, err
 }
 
 // PushedCommits reads the newest commits that an update of a push brought to

@@ -310,7 +310,14 @@ type pipelineBuild struct {
 	User           *userShape           `json:"user"`
 	Runner         *struct{}            `json:"runner"`
 	ArtifactsFile  artifactsShape       `json:"artifacts_file"`
-	Environment    *struct{}            `json:"environment"`
+	Environment    *buildPlace          `json:"environment"`
+}
+
+// A buildPlace is where a job deploys to.
+type buildPlace struct {
+	Name   string        `json:"name"`
+	Action string        `json:"action"`
+	Tier   tidelock.Tier `json:"deployment_tier"`
 }
 
 type artifactsShape struct {
@@ -344,6 +351,9 @@ func (l links) pipeline(f forge.HookFacts) *pipelinePayload {
 		build := pipelineBuild{
 			ID: s.ID, Stage: s.Stage, Name: s.Name, Status: s.State, CreatedAt: when(s.CreatedAt), StartedAt: when(s.StartedAt),
 			FinishedAt: when(s.FinishedAt), When: "on_success", AllowFailure: s.AllowFailure,
+		}
+		if env, ok := f.Places[s.ID]; ok {
+			build.Environment = &buildPlace{Name: env.Name, Action: "start", Tier: env.Tier}
 		}
 		if !s.FinishedAt.IsZero() && !s.StartedAt.IsZero() {
 			seconds := s.FinishedAt.Sub(s.StartedAt).Seconds()
@@ -381,7 +391,7 @@ type deploymentPayload struct {
 	Status          tidelock.DeploymentState `json:"status"`
 	StatusChangedAt string                   `json:"status_changed_at"`
 	ID              tidelock.DeploymentID    `json:"deployment_id"`
-	DeployableID    *int64                   `json:"deployable_id"`
+	DeployableID    *tidelock.StatusID       `json:"deployable_id"`
 	DeployableURL   *string                  `json:"deployable_url"`
 	Environment     string                   `json:"environment"`
 	EnvironmentSlug string                   `json:"environment_slug"`
@@ -410,6 +420,9 @@ func (l links) deployment(f forge.HookFacts) *deploymentPayload {
 	if f.User.ID != 0 {
 		u := l.web(f.User.Username)
 		payload.UserURL = &u
+	}
+	if f.Job.ID != 0 {
+		payload.DeployableID, payload.DeployableURL = &f.Job.ID, &f.Job.TargetURL
 	}
 	return payload
 }

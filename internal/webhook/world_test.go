@@ -72,7 +72,9 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, url: database, store: db, repos: repos, hints: hints, log: log, timeout: 10 * time.Second}
 	w.guard, err = webhook.NewGuard(webhook.GuardConfig{Allow: []string{"127.0.0.0/8"}})
 	must(t, err)
-	w.Forge, err = forge.New(forge.Config{Store: db, Repos: repos, Registry: content, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL})
+	w.Forge, err = forge.New(forge.Config{
+		Store: db, Repos: repos, Registry: content, Bus: hints, Log: log, CheckHookURL: w.guard.CheckURL, ExternalURL: external,
+	})
 	must(t, err)
 	root, err := w.Bootstrap(ctx, "root")
 	must(t, err)
@@ -83,6 +85,9 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	return w
 }
+
+// external is where clients of a world reach it.
+var external = &url.URL{Scheme: "https", Host: "forge.example", Path: "/base"}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -95,8 +100,6 @@ func must(t testing.TB, err error) {
 func (w *world) worker() *webhook.Worker {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
-	external, err := url.Parse("https://forge.example/base")
-	must(w.t, err)
 	ssh, err := url.Parse("ssh://git@forge.example:2222")
 	must(w.t, err)
 	worker, err := webhook.New(webhook.Config{
