@@ -58,6 +58,7 @@ const annotationRevision = "deployment.kubernetes.io/revision"
 // An illness is what is known of a workload that is not well.
 type illness struct {
 	uid      types.UID
+	since    time.Time
 	revision string          // of a Deployment: that of its newest ReplicaSet
 	selector labels.Selector // of its pods; nil for what has none
 	cause    *finding        // nil while none was found
@@ -76,13 +77,12 @@ func (w *Watcher) ails(o *object, read *unstructured.Unstructured) {
 	if !slices.Contains(withPods, o.kind.name) {
 		return
 	}
-	wait := blamePace
 	if o.illness == nil || o.illness.uid != read.GetUID() {
-		o.illness = &illness{uid: read.GetUID()}
-		wait = patience
+		o.illness = &illness{uid: read.GetUID(), since: time.Now()}
 	}
 	o.illness.revision = read.GetAnnotations()[annotationRevision]
 	o.illness.selector = selector(read)
+	wait := max(patience-time.Since(o.illness.since), blamePace)
 	w.queue.AddAfter(job{o: o, ails: true}, wait)
 }
 

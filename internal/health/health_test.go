@@ -367,17 +367,28 @@ func TestReportBounded(t *testing.T) {
 	}
 }
 
-// A list comes in pages, and says all about what is there.
+// A list comes in pages, and says all about what is there; what has a status
+// is read meanwhile.
 func TestLargeList(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
+	var maps, widgets []health.Ref
 	for i := range 1200 { // more than two pages
-		c.put(t, fmt.Sprintf(`{apiVersion: v1, kind: ConfigMap, metadata: {namespace: shop, name: c-%04d}}`, i))
+		name := fmt.Sprintf("x-%04d", i)
+		c.put(t, fmt.Sprintf(`{apiVersion: v1, kind: ConfigMap, metadata: {namespace: shop, name: %s}}`, name))
+		c.put(t, fmt.Sprintf(`{apiVersion: example.org/v1, kind: Widget, metadata: {namespace: shop, name: %s}}`, name))
+		maps = append(maps, ref("v1", "ConfigMap", "shop", name))
+		widgets = append(widgets, ref("example.org/v1", "Widget", "shop", name))
 	}
 	f := follow(t, c)
-	f.Follow(owner, []health.Ref{ref("v1", "ConfigMap", "shop", "c-0000"), ref("v1", "ConfigMap", "shop", "c-0600"), ref("v1", "ConfigMap", "shop", "c-1199")})
+	f.Follow(owner, maps)
+	f.Follow(other, widgets)
 	f.settledAs(t, owner, tidelock.HealthHealthy)
+	f.settledAs(t, other, tidelock.HealthHealthy)
 	if n := c.asked("list configmaps"); n != 3 {
 		t.Errorf("listed %d times, want three pages and none of the objects again", n)
+	}
+	if n := c.asked("get widgets"); n != 1200 {
+		t.Errorf("read %d times, want once each", n)
 	}
 }

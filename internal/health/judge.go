@@ -50,7 +50,8 @@ func static(gk schema.GroupKind) bool {
 // kstatus says, save that
 //   - a Job is not done before it is complete, as Flux has it too;
 //   - a Deployment that is paused before its pods are renewed says so;
-//   - a Pod that failed is not well because it is over;
+//   - a Pod that failed is not well because it is over, and one that waits for
+//     a node has not failed;
 //   - conditions of an older generation do not count;
 //   - quotas and refusals that keep pods from being made are named.
 //
@@ -251,11 +252,15 @@ func judgeJob(j *batchv1.Job, verdict *finding) *finding {
 
 // judgePod judges a Pod that somebody brought without a workload.
 func judgePod(p *corev1.Pod, verdict *finding) *finding {
-	if p.Status.Phase == corev1.PodFailed {
-		verdict = &finding{Health: tidelock.HealthFailed}
-	}
-	if verdict == nil {
+	switch {
+	case p.Status.Phase == corev1.PodFailed:
+		verdict = &finding{Health: tidelock.HealthFailed, Reason: ReasonPodFailed}
+	case verdict == nil:
 		return nil
+	case p.Status.Phase == corev1.PodPending:
+		// kstatus gives up on one without a node after 15 s, by our clock; a
+		// node may come.
+		verdict.Health = tidelock.HealthProgressing
 	}
 	if cause := ailing(p); cause != nil {
 		cause.Health = verdict.Health

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -21,7 +22,7 @@ const (
 
 	// What is refused or not served is asked for again this often; rights and
 	// kinds come without a word.
-	refusedFirst = 5 * time.Second
+	refusedFirst = time.Second
 	refusedMax   = 5 * time.Minute
 
 	// blindAfter is how long what was seen last is believed while the API
@@ -62,6 +63,7 @@ type object struct {
 	kind *kind
 	key
 	owners []*owner
+	odd    bool // its name could lead elsewhere
 
 	seen string // the newest resourceVersion heard of, "" for none
 	have string // the resourceVersion that was read
@@ -87,6 +89,7 @@ type finding struct {
 
 var (
 	healthy  = finding{Health: tidelock.HealthHealthy}
+	nowhere  = finding{Health: tidelock.HealthUnknown, Reason: ReasonUnreadable, Message: "no object of this kind can have this name"}
 	unlooked = finding{Health: tidelock.HealthUnknown}
 )
 
@@ -118,7 +121,17 @@ func (o *object) finding() finding {
 	return f
 }
 
+// impossible reports whether there can be no such object. Whoever writes an
+// inventory should not write paths into it.
+func (o *object) impossible() bool {
+	return o.odd || o.kind.resource.Resource != "" && o.kind.namespaced != (o.namespace != "")
+}
+
+// veil is what is said of the object instead of what was seen; nil for none.
 func (o *object) veil() *finding {
+	if o.impossible() {
+		return &nowhere
+	}
 	if o.kind.veil != nil {
 		return o.kind.veil
 	}
@@ -153,6 +166,7 @@ func (w *Watcher) object(ref Ref) *object {
 		return o
 	}
 	o = &object{kind: k, key: id, asked: 1}
+	o.odd = o.name == "" || len(path.IsValidPathSegmentName(o.name))+len(path.IsValidPathSegmentName(o.namespace)) > 0
 	k.objects[id] = o
 	if s := o.scope(); s == nil {
 		ring(k.kick)
@@ -212,12 +226,17 @@ func newKind(gk schema.GroupKind, version string) *kind {
 // secret reports whether the kind must not be listed or watched.
 func (k *kind) secret() bool { return k.Group == "" && k.Kind == "Secret" }
 
+// definition reports whether its objects define kinds.
+func (k *kind) definition() bool {
+	return k.Group == "apiextensions.k8s.io" && k.Kind == "CustomResourceDefinition"
+}
+
 // reset forgets what was seen; the lock is held.
 func (k *kind) reset() {
 	k.veil = nil
 	clear(k.scopes)
 	for _, o := range k.objects {
-		*o = object{kind: k, key: o.key, owners: o.owners, asked: 1}
+		*o = object{kind: k, key: o.key, owners: o.owners, odd: o.odd, asked: 1}
 	}
 }
 
@@ -375,17 +394,17 @@ func (w *Watcher) discover(ctx context.Context, k *kind) error {
 }
 
 func (w *Watcher) discoverIn(ctx context.Context, k *kind, version string) error {
-	path := []string{"/apis", k.Group, version}
+	from := []string{"/apis", k.Group, version}
 	if k.Group == "" {
-		path = []string{"/api", version}
+		from = []string{"/api", version}
 	}
 	var list metav1.APIResourceList
-	err := w.discovery.RESTClient().Get().AbsPath(path...).Do(ctx).Into(&list)
+	err := w.discovery.RESTClient().Get().AbsPath(from...).Do(ctx).Into(&list)
 	if apierrors.IsNotFound(err) {
 		return errNoKind
 	}
 	if err != nil {
-		return fmt.Errorf("ask the API server for %s: %w", strings.Join(path, "/"), err)
+		return fmt.Errorf("ask the API server for %s: %w", strings.Join(from, "/"), err)
 	}
 	for _, r := range list.APIResources {
 		if r.Kind != k.Kind || strings.Contains(r.Name, "/") {

@@ -62,6 +62,9 @@ func ailment(p *corev1.Pod) *finding {
 		if f := containerAils(c, "init container "+c.Name, true); f != nil {
 			return f
 		}
+		if c.State.Running != nil && !c.Ready && (!isSidecar(p, c.Name) || c.Started != nil && !*c.Started) {
+			return &finding{Reason: ReasonStarting, Message: "init container " + c.Name + " is at it"}
+		}
 	}
 	var worst *finding
 	for _, c := range p.Status.ContainerStatuses {
@@ -157,18 +160,23 @@ func containerAils(c corev1.ContainerStatus, who string, init bool) *finding {
 		}
 		return &finding{Reason: ReasonCrashLoop, Message: fmt.Sprintf("%s %s; restarted %d times", who, exit(t), c.RestartCount)}
 	}
-	if c.State.Running == nil || c.Ready || init && (c.Started == nil || *c.Started) {
+	if c.State.Running == nil || c.Ready || init {
 		return nil
 	}
 	switch {
-	case init:
-		return &finding{Reason: ReasonStarting, Message: who + " has not ended yet"}
 	case crashed(c):
 		return crash(c, who)
 	case c.Started != nil && !*c.Started:
 		return &finding{Reason: ReasonProbe, Message: who + " runs, and its startup probe has not succeeded"}
 	}
 	return &finding{Reason: ReasonProbe, Message: who + " runs, and is not ready"}
+}
+
+// isSidecar reports whether an init container is one that stays.
+func isSidecar(p *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == name && c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	})
 }
 
 // crashed reports whether a container that is being started, or not ready, has

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,7 +41,7 @@ type job struct {
 
 // enqueue has an object read soon; the lock is held.
 func (w *Watcher) enqueue(o *object) {
-	if w.queue == nil {
+	if w.queue == nil || o.impossible() {
 		return
 	}
 	wait := time.Duration(0)
@@ -71,10 +72,9 @@ func (w *Watcher) look(ctx context.Context, o *object) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	w.mu.Lock()
-	s := o.scope()
-	if len(o.owners) == 0 || s == nil || !s.synced {
+	if len(o.owners) == 0 || o.scope() == nil {
 		w.mu.Unlock()
-		return
+		return // a list will bring it up again, if it is still wanted
 	}
 	asked, seen, resource := o.asked, o.seen, o.kind.resource
 	// Whatever the watch has told of, the API server has in its memory. A look
@@ -129,6 +129,8 @@ func (w *Watcher) look(ctx context.Context, o *object) {
 		verdict = o.kind.missing(o)
 	case apierrors.IsForbidden(err):
 		if !o.kind.secret() {
+			o.failures = min(o.failures+1, 100)
+			w.queue.AddAfter(job{o: o}, backoff(refusedFirst, refusedMax, int(o.failures)))
 			verdict = &finding{Health: tidelock.HealthUnknown, Reason: ReasonForbidden, Message: clip(err.Error())}
 		} // else it is there, for all we know: Flux applied it
 	default:
@@ -141,7 +143,9 @@ func (w *Watcher) look(ctx context.Context, o *object) {
 		w.queue.AddAfter(job{o: o}, backoff(retryFirst, retryMax, int(o.failures)))
 		return
 	}
-	o.failures = 0
+	if !apierrors.IsForbidden(err) {
+		o.failures = 0
+	}
 	if o.answered == 0 || verdict != nil || o.own != nil || o.readAt.Sub(before) > calm {
 		o.quiet = 0
 	} else {
@@ -182,6 +186,9 @@ func (w *Watcher) find(ctx context.Context, resource schema.GroupVersionResource
 // settle takes what was found out about an object, nil for healthy, and what
 // was read for that, if anything; the lock is held.
 func (w *Watcher) settle(o *object, verdict *finding, read *unstructured.Unstructured) {
+	if o.kind.definition() && verdict == nil {
+		w.established(o)
+	}
 	if verdict != nil && o.own != nil && *verdict == *o.own {
 		verdict = o.own
 	}
@@ -192,6 +199,17 @@ func (w *Watcher) settle(o *object, verdict *finding, read *unstructured.Unstruc
 		w.ails(o, read)
 	}
 	w.touchOwners(o)
+}
+
+// established has kinds looked for whose definition is good now; the lock is
+// held.
+func (w *Watcher) established(o *object) {
+	_, group, _ := strings.Cut(o.name, ".")
+	for gk, k := range w.kinds {
+		if gk.Group == group && k.veil != nil {
+			ring(k.kick)
+		}
+	}
 }
 
 // backoff doubles from first to most, with jitter.

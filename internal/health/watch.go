@@ -283,8 +283,10 @@ func (w *Watcher) namespaces(k *kind) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	needed := make(map[string]bool)
-	for id := range k.objects {
-		needed[id.namespace] = true
+	for _, o := range k.objects {
+		if !o.impossible() {
+			needed[o.namespace] = true
+		}
 	}
 	return sortedKeys(needed)
 }
@@ -307,7 +309,7 @@ func (w *Watcher) sighted(k *kind, meta *metav1.PartialObjectMetadata, pass uint
 	case k.static:
 		o.answered = o.asked
 		w.settle(o, nil, nil)
-	case o.answered != o.asked || moved(o.seen, o.have):
+	case o.answered != o.asked || o.failures > 0 || moved(o.seen, o.have):
 		w.enqueue(o)
 	}
 }
