@@ -523,6 +523,20 @@ func (s *faultyStore) SaveAgentSources(ctx context.Context, agent tidelock.Agent
 	return s.Store.SaveAgentSources(ctx, agent, upserts, removals)
 }
 
+func (s *faultyStore) SaveObservations(ctx context.Context, agent tidelock.AgentID, upserts []tidelock.Observation, removals []tidelock.ObjectID) error {
+	if err := s.savingFault(); err != nil {
+		return err
+	}
+	return s.Store.SaveObservations(ctx, agent, upserts, removals)
+}
+
+func (s *faultyStore) SaveRollouts(ctx context.Context, list ...tidelock.Rollout) ([]tidelock.Rollout, error) {
+	if err := s.savingFault(); err != nil {
+		return nil, err
+	}
+	return s.Store.SaveRollouts(ctx, list...)
+}
+
 // A lockedBuffer takes the log of all goroutines.
 type lockedBuffer struct {
 	mu sync.Mutex
