@@ -34,6 +34,7 @@ type move struct {
 	Kind   string // "branch", "tag", "ref", "image" or "signature of"
 	Change string // "", "created" or "deleted"
 	Target string // a commit or a digest; "" when deleted
+	Way    string // link to the timeline of the commit; "" for none
 }
 
 type stateCount struct {
@@ -68,6 +69,11 @@ func (l *look) pushes(ctx context.Context, pushes []tidelock.Push) (pushTable, e
 		row.Project, row.Link = project.FullPath, l.console.projectLink(*project)
 		if row.By, err = l.username(ctx, push.By); err != nil {
 			return table, err
+		}
+		for i, m := range row.Moves {
+			if m.Target != "" {
+				row.Moves[i].Way = l.console.timelineLink(*project, tidelock.CommitID(m.Target))
+			}
 		}
 		if push.Artifact != nil {
 			image, err := l.image(ctx, push.Artifact.Image)

@@ -190,6 +190,7 @@ func (page *timelinePage) place(t tidelock.Timeline) {
 		page.Groups[i].Rows = append(page.Groups[i].Rows, row)
 	}
 	for i, g := range page.Groups {
+		slices.SortStableFunc(g.Rows, func(a, b placeRow) int { return byTone(a.Tone, b.Tone) })
 		page.Groups[i].States = countTones(g.Rows)
 	}
 	var all []placeRow
@@ -213,6 +214,9 @@ func (page *timelinePage) row(p tidelock.Place) placeRow {
 	kind, namespace, name := object.Split()
 	row.Kind, row.Object = string(kind), namespace+"/"+name
 	row.State, row.Tone = placeWords(p)
+	if row.Tone == good {
+		row.Message = "" // that all is well has been said
+	}
 	for _, kind := range page.Columns {
 		row.Steps = append(row.Steps, stepOf(p, kind))
 	}
@@ -309,9 +313,12 @@ func countTones(rows []placeRow) (counts []stateCount) {
 		}
 		counts[i].Count++
 	}
-	order := []tone{bad, warn, busy, good, idle}
-	slices.SortStableFunc(counts, func(a, b stateCount) int {
-		return cmp.Compare(slices.Index(order, a.Tone), slices.Index(order, b.Tone))
-	})
+	slices.SortStableFunc(counts, func(a, b stateCount) int { return byTone(a.Tone, b.Tone) })
 	return counts
+}
+
+// byTone puts the worst first.
+func byTone(a, b tone) int {
+	order := []tone{bad, warn, busy, good, idle}
+	return cmp.Compare(slices.Index(order, a), slices.Index(order, b))
 }

@@ -17,6 +17,9 @@ func TestTimelineOfACommit(t *testing.T) {
 	third := site.Push("feature/x", "app.yaml", "three")
 	b := newBrowser(t, s)
 
+	if link := `href="/Team/Site/-/commit/` + string(third) + `/timeline"`; !strings.Contains(mainOf(t, b.get("/Team/Site")), link) {
+		t.Errorf("the project lacks %s", link)
+	}
 	page := mainOf(t, b.get("/Team/Site/-/commit/"+string(first)+"/timeline"))
 	for _, want := range []string{string(first), "main", "pushed", `href="/Team/Site"`, "shown to members"} {
 		if !strings.Contains(page, want) {
