@@ -24,7 +24,10 @@ const (
 	// at: most rollouts are over by then.
 	patience = 2 * time.Second
 
-	blamePace = 500 * time.Millisecond // between looks at the pods of one workload
+	// Between looks at the pods of one workload, which take longer and longer
+	// turns while they find the same.
+	blamePace     = 500 * time.Millisecond
+	slowBlamePace = 10 * time.Second
 
 	// Of a workload with very many pods some are looked at; the first that
 	// are enough to say what is wrong.
@@ -62,6 +65,16 @@ type illness struct {
 	revision string          // of a Deployment: that of its newest ReplicaSet
 	selector labels.Selector // of its pods; nil for what has none
 	cause    *finding        // nil while none was found
+	lookedAt time.Time
+	same     uint8 // looks in a row that found the same
+}
+
+// wait is how long the next look at the pods has to wait.
+func (i *illness) wait(now time.Time) time.Duration {
+	if i.lookedAt.IsZero() {
+		return max(patience-now.Sub(i.since), blamePace)
+	}
+	return max(min(blamePace<<i.same, slowBlamePace)-now.Sub(i.lookedAt), blamePace)
 }
 
 // A ward watches the pods, and the warnings about them, of a namespace that
@@ -82,8 +95,7 @@ func (w *Watcher) ails(o *object, read *unstructured.Unstructured) {
 	}
 	o.illness.revision = read.GetAnnotations()[annotationRevision]
 	o.illness.selector = selector(read)
-	wait := max(patience-time.Since(o.illness.since), blamePace)
-	w.queue.AddAfter(job{o: o, ails: true}, wait)
+	w.queue.AddAfter(job{o: o, ails: true}, o.illness.wait(time.Now()))
 }
 
 // selector reads spec.selector; nil if there is none, or one that selects
@@ -192,7 +204,7 @@ func (w *Watcher) noticed(at *ward, meta *metav1.PartialObjectMetadata, concerns
 			about = concerns(o.illness, meta)
 		}
 		if about {
-			w.queue.AddAfter(job{o: o, ails: true}, blamePace)
+			w.queue.AddAfter(job{o: o, ails: true}, o.illness.wait(time.Now()))
 		}
 	}
 }
@@ -223,7 +235,12 @@ func (w *Watcher) diagnose(ctx context.Context, o *object) {
 	if o.illness != ill {
 		return // it has recovered, or is another one by now
 	}
-	ill.cause = cause
+	if cause == ill.cause || cause != nil && ill.cause != nil && *cause == *ill.cause {
+		ill.same = min(ill.same+1, 8)
+	} else {
+		ill.same = 0
+	}
+	ill.cause, ill.lookedAt = cause, time.Now()
 	w.touchOwners(o)
 }
 

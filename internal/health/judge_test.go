@@ -4,14 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 	"tidelock.dev"
 )
@@ -181,6 +186,60 @@ func TestMoved(t *testing.T) {
 	} {
 		if got := moved(test.a, test.b); got != test.want {
 			t.Errorf("moved(%q, %q) = %v, want %v", test.a, test.b, got, test.want)
+		}
+	}
+}
+
+// Soon what was seen last is not believed any more, if nothing is seen.
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	resource := schema.GroupResource{Resource: "widgets"}
+	for _, test := range []struct {
+		name  string
+		err   error
+		since time.Duration
+		want  *finding
+	}{
+		{"a moment", errors.New("connection refused"), 10 * time.Second, nil},
+		{"too long", errors.New("connection refused"), 2 * time.Minute, &finding{Health: tidelock.HealthUnknown, Reason: ReasonUnreachable, Message: "connection refused"}},
+		{"refused", apierrors.NewForbidden(resource, "", nil), 0, &finding{Health: tidelock.HealthUnknown, Reason: ReasonForbidden}},
+		{"not served", errNoKind, 0, &finding{Health: tidelock.HealthMissing, Reason: ReasonNoKind}},
+		{"too many", errTooMany, 0, &finding{Health: tidelock.HealthUnknown, Reason: ReasonTooMany}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var failing trouble
+			failing.note(test.err)
+			time.Sleep(test.since)
+			failing.note(test.err)
+			got := failing.veil(test.err)
+			if (got == nil) != (test.want == nil) {
+				t.Fatalf("%s: got %v, want %v", test.name, got, test.want)
+			}
+			if got != nil && (got.Health != test.want.Health || got.Reason != test.want.Reason || !strings.Contains(got.Message, test.want.Message)) {
+				t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
+			}
+		})
+	}
+}
+
+// A workload that goes on ailing in the same way is looked at less and less.
+func TestIllnessWait(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, test := range []struct {
+		ill  illness
+		want time.Duration
+	}{
+		{illness{since: now}, patience},
+		{illness{since: now.Add(-time.Hour)}, blamePace},
+		{illness{since: now, lookedAt: now}, blamePace},
+		{illness{since: now, lookedAt: now, same: 2}, 4 * blamePace},
+		{illness{since: now, lookedAt: now.Add(-time.Second), same: 2}, 4*blamePace - time.Second},
+		{illness{since: now, lookedAt: now, same: 8}, slowBlamePace},
+		{illness{since: now, lookedAt: now.Add(-time.Hour), same: 8}, blamePace},
+	} {
+		if got := test.ill.wait(now); got != test.want {
+			t.Errorf("%+v waits %s, want %s", test.ill, got, test.want)
 		}
 	}
 }

@@ -257,10 +257,13 @@ var errNoKind = errors.New("not served")
 func (w *Watcher) serve(ctx context.Context, k *kind) {
 	var t trouble
 	for ctx.Err() == nil {
+		started := time.Now()
 		err := w.discover(ctx, k)
 		if err == nil {
-			t = trouble{}
 			err = w.watchKind(ctx, k)
+		}
+		if time.Since(started) > retryMax {
+			t = trouble{} // that went well for a while
 		}
 		if ctx.Err() != nil {
 			return

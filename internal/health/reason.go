@@ -21,7 +21,6 @@ const (
 	ReasonPodSecurity      = "PodSecurityViolated"
 	ReasonFailedCreate     = "FailedCreate" // pods are refused for any other reason
 	ReasonUnbound          = "Unbound"      // a PersistentVolumeClaim
-	ReasonNoAddress        = "NoAddress"    // a Service of type LoadBalancer
 	ReasonJobFailed        = "JobFailed"
 	ReasonJobRunning       = "JobRunning"
 
