@@ -66,6 +66,7 @@ type Facts struct {
 	Other     bool                  // Applier.Attempted is another revision than Applier.Revision
 	Newer     bool                  // Source.Revision is another revision than Applier.Revision
 	Untouched bool                  // the commit is known to change nothing that Applier applies
+	Mended    bool                  // the path that Applier could not find is in the commit
 	Broken    []tidelock.Finding    // files at the commit that cannot be read, when Applier cannot be built
 
 	// Others are the appliers of the agent that belong to the same project, and
@@ -134,7 +135,7 @@ func Explain(f Facts) tidelock.Verdict {
 	}
 	switch {
 	case len(blocking) > 0:
-		return withAlso(blocking[0], blocking[1:])
+		return withAlso(blocking[0], append(blocking[1:], f.behind()...))
 	case calm != nil:
 		return f.finish(*calm)
 	}
@@ -153,6 +154,28 @@ func (f *Facts) ahead(v tidelock.Verdict) (blocking []tidelock.Verdict) {
 		}
 	}
 	return blocking
+}
+
+// behind is what is wrong with the applier whatever comes, while the commit
+// does not get to it.
+func (f *Facts) behind() []tidelock.Verdict {
+	o := f.Applier
+	if f.Fetched.has() || o == nil || o.Suspended {
+		return nil
+	}
+	arrived := *f
+	arrived.Fetched = Same
+	var v *tidelock.Verdict
+	switch {
+	case blocked(o):
+		v = dependency(&arrived)
+	case (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled) && early(o) && !f.Mended:
+		v = f.failure(o, nil)
+	}
+	if v == nil || !v.Blocking() {
+		return nil
+	}
+	return []tidelock.Verdict{f.finish(*v)}
 }
 
 // finish fills in what all verdicts of a place share, and keeps the promises

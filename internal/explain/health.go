@@ -41,7 +41,7 @@ var symptoms = map[string]symptom{
 	"QuotaExceeded":       {tidelock.CauseQuota, 0},
 	"LimitRangeViolated":  {tidelock.CauseObjectRejected, 0},
 	"PodSecurityViolated": {tidelock.CauseObjectRejected, 0},
-	"Unschedulable":       {tidelock.CauseUnschedulable, soon},
+	"Unschedulable":       {tidelock.CauseUnschedulable, fresh},
 
 	"ProbeFailing": {tidelock.CauseProbeFailing, 2 * soon},
 

@@ -96,8 +96,8 @@ var kustomizeSigns = []sign{
 var helmSigns = []sign{
 	{tidelock.CauseForbidden, []string{"AccessDenied"}, nil},
 	{tidelock.CauseHelmValues, []string{"ValuesError"}, nil},
-	{tidelock.CausePathNotFound, []string{"SourceNotReady", "ArtifactFailed"}, []string{"no such file or directory", "chart.yaml file is missing", "no chart found", "could not find chart"}},
-	{tidelock.CauseBuildFailed, []string{"SourceNotReady", "ArtifactFailed"}, []string{"chart pull error", "could not load chart", "build error", "validation: chart.metadata", "dependency build", "invalid chart"}},
+	{tidelock.CausePathNotFound, []string{"SourceNotReady", "ArtifactFailed", "InvalidChartReference"}, []string{"no such file or directory", "chart.yaml file is missing", "no chart found", "could not find chart"}},
+	{tidelock.CauseBuildFailed, []string{"SourceNotReady", "ArtifactFailed", "InvalidChartReference"}, []string{"chart pull error", "could not load chart", "build error", "validation: chart.metadata", "dependency build", "invalid chart"}},
 	{tidelock.CauseHelmValues, nil, []string{"don't meet the specifications of the schema", "values validation", "could not resolve", "chart values reference", "execution error at", "nil pointer evaluating"}},
 	{tidelock.CauseBuildFailed, nil, []string{"yaml parse error", "parse error at", "template: ", "error converting yaml", "unable to build kubernetes objects from release manifest: error parsing"}},
 }
@@ -214,6 +214,9 @@ func place(message, below string) (file string, line int) {
 				return joined[1:], line
 			}
 		}
+	}
+	if strings.Contains(message, "struct field Kustomization.") || strings.Contains(message, "invalid Kustomization") {
+		return path.Join("/", below, "kustomization.yaml")[1:], line
 	}
 	return "", line
 }

@@ -73,6 +73,9 @@ func TestPath(t *testing.T) {
 		{"ahead of the branch", pushed(), func(f *Facts) {
 			f.Head, f.Refs, f.Source.Wanted = Before, []tidelock.RefName{"refs/heads/feature", "refs/tags/v1"}, older
 		}, tidelock.CauseNotOnWatchedRef, "branch feature, tag v1"},
+		{"an include is missing", pushed(), func(f *Facts) {
+			f.Fetch.State, f.Fetch.Reason, f.Fetch.Message = tidelock.ObservedBlocked, "NotFound", "could not get resource for include 'elsewhere'"
+		}, tidelock.CauseSourceFailed, "elsewhere"},
 		{"the ref is not there", pushed(), func(f *Facts) {
 			f.Head, f.Source.Wanted, f.Source.State, f.Source.Ref, f.Source.Message = None, "", tidelock.Unresolved, "refs/heads/prod", "refs/heads/prod does not exist"
 		}, tidelock.CauseNotOnWatchedRef, "refs/heads/prod does not exist"},
@@ -123,6 +126,14 @@ func TestPath(t *testing.T) {
 		{"source-controller down", pushed(), func(f *Facts) { f.Announcement.HandledAt = time.Time{} }, tidelock.CauseControllerDown, "source-controller"},
 		{"source-controller never looked", pushed(), func(f *Facts) { f.Fetch.State = tidelock.ObservedUnknown }, tidelock.CauseControllerDown, "source-controller"},
 		{"handled, and still old", pushed(), nothing, tidelock.CauseUnknown, "says nothing of a failure"},
+
+		{"failed as the agent tells", pushed(), func(f *Facts) {
+			f.Fetch.State = tidelock.ObservedProgressing
+			f.Announcement.State, f.Announcement.Message = tidelock.Failed, "NotFound: could not get resource for include 'elsewhere'"
+		}, tidelock.CauseSourceFailed, "include 'elsewhere'"},
+		{"not in the range of versions", pushed(), func(f *Facts) {
+			f.Head, f.Source.Ref, f.Source.Spec.SemVer = Before, "refs/tags/v1.0.0", "1.x"
+		}, tidelock.CauseNotOnWatchedRef, "the highest version in 1.x, now tag v1.0.0"},
 
 		{"no applier", fetched(), func(f *Facts) { f.Applier = nil }, tidelock.CauseNoApplier, "nothing applies"},
 		{"an old agent", fetched(), func(f *Facts) { f.Applier, f.Fetch = nil, nil }, tidelock.CauseUnknown, "does not tell"},
@@ -195,14 +206,49 @@ func TestDoubleFaults(t *testing.T) {
 	also(check(t, f, tidelock.CauseCredentialRefused, ""), tidelock.CauseApplierSuspended)
 
 	f = pushed()
+	f.Source.Suspended, f.Announcement.State, f.Announcement.AnsweredAt = true, tidelock.Parked, time.Time{}
+	f.Applier.State, f.Applier.Reason, f.Applier.Message = tidelock.ObservedFailed, "ArtifactFailed", "kustomization path not found: stat /tmp/x/deplyo"
+	v := check(t, f, tidelock.CauseSourceSuspended, "")
+	also(v, tidelock.CausePathNotFound)
+	if len(v.Also) != 1 {
+		t.Errorf("of a source that is suspended, Also is %v", v.Also)
+	}
+
+	f = pushed()
+	f.Fetch.State, f.Fetch.Reason, f.Fetch.Message = tidelock.ObservedFailed, "GitOperationFailed", "authentication required"
+	f.Applier.State, f.Applier.Reason, f.Applier.DependsOn = tidelock.ObservedBlocked, "DependencyNotReady", []tidelock.ObjectID{infra}
+	f.Applier.Message = "dependency 'flux-system/infra' not found"
+	also(check(t, f, tidelock.CauseCredentialRefused, ""), tidelock.CauseDependencyNotReady)
+
+	f = pushed()
 	f.Head, f.Source.Suspended = Before, true
 	also(check(t, f, tidelock.CauseNotOnWatchedRef, ""), tidelock.CauseSourceSuspended)
 
 	f = pushed()
 	f.Build, f.Source.Suspended, f.Away = &tidelock.Build{State: tidelock.StatusFailed, Application: "web"}, true, ago(time.Hour)
-	v := check(t, f, tidelock.CauseBuildFailed, "")
+	v = check(t, f, tidelock.CauseBuildFailed, "")
 	also(v, tidelock.CauseSourceSuspended)
 	also(v, tidelock.CauseAgentOffline)
+
+	f = pushed()
+	f.Head, f.Fetch.Suspended = Apart, true
+	also(check(t, f, tidelock.CauseNotOnWatchedRef, ""), tidelock.CauseSourceSuspended)
+
+	f = pushed()
+	f.Source.Source, f.Source.Suspended, f.Fetch = "OCIRepository/flux-system/site", true, nil
+	f.Build = &tidelock.Build{Application: "shop", State: tidelock.StatusFailed, CreatedAt: ago(time.Minute)}
+	also(check(t, f, tidelock.CauseBuildFailed, "shop"), tidelock.CauseSourceSuspended)
+
+	f = pushed()
+	f.Fetch.Suspended = true
+	f.Applier = blockedBy(apps, infra, time.Hour)
+	also(check(t, f, tidelock.CauseSourceSuspended, ""), tidelock.CauseDependencyNotReady)
+
+	f = failed("ArtifactFailed", "kustomization path not found: stat /tmp/x")
+	f.Fetched, f.Attempted, f.Fetch.Suspended, f.Mended = Before, Before, true, true
+	if v := check(t, f, tidelock.CauseSourceSuspended, ""); len(v.Also) > 0 {
+		t.Errorf("the commit brings the path that was missing, and Also is %v", v.Also)
+	}
 
 	f = failed("BuildFailed", "kustomize build failed")
 	f.Applier.Suspended = true

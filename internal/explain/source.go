@@ -28,7 +28,7 @@ func noSource(f *Facts) *tidelock.Verdict {
 	return &tidelock.Verdict{
 		Code:     tidelock.CauseNoSource,
 		Sentence: "no cluster follows " + f.Project + ": no source of any agent leads to it",
-		Next:     "make a GitRepository or an OCIRepository with the project's URL in a cluster that has an agent, and a Kustomization or HelmRelease of it",
+		Next:     "make a GitRepository or an OCIRepository with the project's URL in a cluster whose agent serves it (see flux.selector in its configuration), and a Kustomization or HelmRelease of it",
 		Evidence: []tidelock.Evidence{{Where: "sources of all agents", What: "none leads to " + f.Project, At: f.Now}},
 	}
 }
@@ -92,12 +92,12 @@ func notOnRef(f *Facts) *tidelock.Verdict {
 	if f.Head.has() {
 		return nil
 	}
-	ref, since := plain(shortRef(f.Source.Ref), 100), f.Source.Since
+	ref, since := f.follows(), f.Source.Since
 	evidence := tidelock.Evidence{Where: string(f.Source.Source), What: "follows " + ref, At: since}
 	if f.Source.Wanted != "" {
 		evidence.What += ", which is at " + short(f.Source.Wanted)
 	}
-	young := f.age(f.PushedAt) < fresh && !f.PushedAt.IsZero()
+	young := f.age(f.PushedAt) < fresh && !f.PushedAt.IsZero() || f.Build != nil && !f.Build.CreatedAt.IsZero() && f.age(f.Build.CreatedAt) < fresh
 	switch {
 	case f.Head == Apart && f.WasHead:
 		return &tidelock.Verdict{
@@ -143,11 +143,28 @@ func notOnRef(f *Facts) *tidelock.Verdict {
 	return f.unknown("it is not known what "+string(f.Source.Source)+" should have", evidence)
 }
 
+// follows is what the source follows, in words.
+func (f *Facts) follows() string {
+	ref := plain(shortRef(f.Source.Ref), 100)
+	switch spec := f.Source.Spec; {
+	case spec.Commit != "":
+		return "commit " + plain(spec.Commit, 100)
+	case spec.Digest != "":
+		return "artifact " + plain(spec.Digest, 100)
+	case spec.Name == "" && spec.SemVer != "":
+		ref = strings.TrimSuffix("the highest version in "+plain(spec.SemVer, 100)+", now "+ref, ", now ")
+	}
+	return ref
+}
+
 // packaged reports whether the source follows an artifact.
 func (f *Facts) packaged() bool { return f.Source.Source.Kind().OfImage() }
 
 func (f *Facts) pushThere(ref string) string {
-	if branch, ok := f.Source.Ref.Branch(); ok && isName(strings.NewReplacer("/", "", "_", "").Replace(branch)) {
+	if versions := f.Source.Spec.SemVer; versions != "" {
+		return "tag the commit with a higher version in " + plain(versions, 100) + ", or let the source follow another ref"
+	}
+	if branch, ok := f.Source.Ref.Branch(); ok && f.Source.Spec.Commit == "" && isName(strings.NewReplacer("/", "", "_", "").Replace(branch)) {
 		return fmt.Sprintf("bring the commit there (git push origin %s:%s, or merge it), or let the source follow another ref", short(f.Commit), branch)
 	}
 	return "bring the commit to " + ref + ", or let the source follow another ref"
@@ -158,7 +175,6 @@ func (f *Facts) notPackaged(young bool) *tidelock.Verdict {
 	e := tidelock.Evidence{Where: "packaging at " + short(f.Commit), What: "nothing was made yet", At: f.Now}
 	if b := f.Build; b != nil {
 		e.What, e.At = fmt.Sprintf("application %s is %s", b.Application, b.State), b.CreatedAt
-		young = young || f.age(b.CreatedAt) < fresh
 	}
 	if young {
 		return f.waiting("the commit is being packaged", e)
@@ -233,9 +249,10 @@ var sourceNext = map[tidelock.CauseCode]struct{ says, next string }{
 func (f *Facts) failing() (code tidelock.CauseCode, message string, e tidelock.Evidence) {
 	reason := ""
 	switch o := f.Fetch; {
-	case o != nil && (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled):
+	case o != nil && (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled),
+		o != nil && o.State == tidelock.ObservedBlocked && f.age(o.Since) > fresh: // what it includes is not there
 		reason, message, e = o.Reason, o.Message, conditions(o)
-	case o == nil && f.Announcement != nil && f.Announcement.State == tidelock.Failed && f.Announcement.Message != "":
+	case f.Announcement != nil && f.Announcement.State == tidelock.Failed && f.Announcement.Message != "":
 		message = f.Announcement.Message
 		e = tidelock.Evidence{Where: string(f.Source.Source), What: message, At: f.Announcement.HandledAt}
 	default:
@@ -271,7 +288,7 @@ func sourceFailed(f *Facts) *tidelock.Verdict {
 
 // notTriggered is about sources that are well and do not have the commit.
 func notTriggered(f *Facts) *tidelock.Verdict {
-	if f.Fetched.has() {
+	if f.Fetched.has() || sourceSuspended(f) != nil {
 		return nil
 	}
 	id := tidelock.ObjectID(f.Source.Source)

@@ -486,6 +486,8 @@ func (w *inquiry) applier(ctx context.Context, s tidelock.AgentSource, o *tidelo
 		facts.Untouched, err = w.untouched(ctx, o)
 	case o.Reason == "BuildFailed":
 		facts.Broken, err = w.broken(ctx, s, o)
+	case o.Reason == "ArtifactFailed":
+		facts.Mended, err = w.has(ctx, o)
 	}
 	return err
 }

@@ -246,10 +246,24 @@ func TestWhyLooksAtFiles(t *testing.T) {
 	w.fetched(bad, failing("recovered from kustomize build panic"))
 	w.why("main", "", tidelock.CauseBuildFailed, "panic")
 
-	docs := w.write("", map[string]string{"README.md": "words"})
+	words := w.write("", map[string]string{"README.md": "words", ".gitlab-ci.yml": "a: 1\n"})
+	w.fetched(words, applying(words, words, nil))
+	w.why("main", "", tidelock.CauseNone, "") // nobody expects to see them
+	docs := w.write("", map[string]string{"elsewhere/a.yaml": "a: 1\n"})
 	w.fetched(docs, applying(docs, docs, nil))
 	w.why("main", "", tidelock.CausePathNotTouched, "./deploy")
 	w.why(string(bad), "", tidelock.CauseOlder, "")
+	gone := applying(first, first, func(o *tidelock.Observation) {
+		o.State, o.Reason, o.Message, o.Path, o.Suspended = tidelock.ObservedFailed, "ArtifactFailed", "kustomization path not found: stat /tmp/x", "./missing", false
+	})
+	w.fetched(first, gone)
+	w.must(w.store.SaveAgentSources(t.Context(), w.agent.ID, []tidelock.AgentSource{{
+		Agent: w.agent.ID, Source: siteSource, Project: w.project.ID, Ref: "refs/heads/main", Spec: tidelock.RefSpec{Branch: "main"},
+		Revision: "main@sha1:" + string(first), Suspended: true, State: tidelock.Parked,
+	}}, nil))
+	if v := w.why("main", "", tidelock.CauseSourceSuspended, ""); len(v.Also) != 1 || v.Also[0].Code != tidelock.CausePathNotFound {
+		t.Errorf("also: got %v, want the path that is missing", v.Also)
+	}
 	for _, path := range []string{"", "./", "/", ".", "../..", "missing"} {
 		w.fetched(docs, applying(docs, docs, func(o *tidelock.Observation) { o.Path = path }))
 		w.why("main", "", tidelock.CauseNone, "")

@@ -23,6 +23,7 @@ const (
 // A look is what was found below a path at a commit.
 type look struct {
 	untouched bool
+	there     bool
 	broken    []tidelock.Finding
 }
 
@@ -40,8 +41,22 @@ func (w *inquiry) look(key string, at func() (look, error)) (look, error) {
 	return l, err
 }
 
-// untouched reports whether the commit is known to change nothing that a
-// Kustomization applies. Whatever may reach beyond its path leaves that open.
+// has reports whether the commit has something at the path of an applier.
+func (w *inquiry) has(ctx context.Context, o *tidelock.Observation) (bool, error) {
+	below := cleanPath(o.Path)
+	if below == "." {
+		return true, nil
+	}
+	l, err := w.look("there "+below, func() (look, error) {
+		there, err := w.f.repos.Repo(w.project.ID).Exists(ctx, w.base.Commit, below)
+		return look{there: there}, err
+	})
+	return l.there, err
+}
+
+// untouched reports whether the commit is known to change manifests, and none
+// that a Kustomization applies. Whatever may reach beyond its path leaves that
+// open, and who changes a README does not wait for it in a cluster.
 func (w *inquiry) untouched(ctx context.Context, o *tidelock.Observation) (bool, error) {
 	below := cleanPath(o.Path)
 	if kind, _, _ := o.Object.Split(); kind != tidelock.Kustomization || below == "." {
@@ -63,7 +78,7 @@ func (w *inquiry) untouched(ctx context.Context, o *tidelock.Observation) (bool,
 		}
 		w.knows = true
 	}
-	if len(w.changed) == 0 || slices.ContainsFunc(w.changed, func(name string) bool {
+	if !slices.ContainsFunc(w.changed, looksApplied) || slices.ContainsFunc(w.changed, func(name string) bool {
 		return isBelow(name, below) || path.Base(name) == ".sourceignore"
 	}) {
 		return false, nil
@@ -73,6 +88,19 @@ func (w *inquiry) untouched(ctx context.Context, o *tidelock.Observation) (bool,
 		return look{untouched: alone}, err
 	})
 	return l.untouched, err
+}
+
+// looksApplied reports whether a file may be meant for a cluster. Words, code
+// and the settings of tools are not.
+func looksApplied(name string) bool {
+	switch path.Ext(name) {
+	case ".yaml", ".yml", ".json", ".tpl":
+	default:
+		if path.Base(name) != "Kustomization" {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return strings.HasPrefix(part, ".") })
 }
 
 // standsAlone reports whether nothing below a path of the commit reaches
