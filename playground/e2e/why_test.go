@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -38,12 +39,13 @@ import (
 )
 
 const (
-	whyWanted  = 0.95             // share of cases with the right answer
-	whyAtOnce  = 12               // cases that are played at a time
-	whyStep    = 60 * time.Second // for what a script waits for
-	whySettle  = 25 * time.Second // from what happened in the cluster to the right answer
-	whyRounds  = 3                // every answer is asked for so often, and must be right each time
-	whyPolling = 250 * time.Millisecond
+	whyWanted   = 0.95             // share of cases with the right answer
+	whyAtOnce   = 12               // cases that are played at a time
+	whyStep     = 60 * time.Second // for what a script waits for
+	whySettle   = 45 * time.Second // from what happened in the cluster to the right answer
+	whyRounds   = 3                // every answer is asked for so often, and must be right each time
+	whyCommands = 8                // of so many cases one is asked for with the command line, too
+	whyPolling  = 250 * time.Millisecond
 )
 
 // The cases of the corpus happen in a real cluster, all of them beside each
@@ -76,6 +78,8 @@ func testWhy(t *testing.T, chosen func(*why.Case) bool) {
 			w.cases = append(w.cases, &whyCase{Case: c, world: w, ns: "why-" + c.Name, tokens: map[string]int64{}, versions: map[string]string{}})
 		}
 	}
+	// What takes long begins first.
+	slices.SortStableFunc(w.cases, func(a, b *whyCase) int { return cmp.Compare(b.Slow, a.Slow) })
 	w.play()
 	w.report()
 }
@@ -88,7 +92,7 @@ type whyWorld struct {
 	otherCA string // that it is trusted by
 	began   time.Time
 	cases   []*whyCase
-	old     func() // starts an agent of the previous build
+	agents  map[string]func() // start the others than the one of most cases
 
 	mu    sync.Mutex
 	times []time.Duration // of all answers
@@ -101,25 +105,39 @@ func newWhyWorld(t *testing.T) *whyWorld {
 	w.other, w.otherCA = newOtherHost(t)
 	w.Forge = e2e.StartForge(t, e2e.ForgeConfig{
 		ServerFlags: []string{"--url-alias", w.other, "--url-alias", "https://forge.invalid", "--url-alias", "https://localhost:1"},
-		AgentConfig: "flux:\n  webhook_receiver_url: " + c.Flux.ReceiverURL() + "\n  selector: tidelock.dev/trigger notin (none, old)\n",
+		AgentConfig: "flux:\n  webhook_receiver_url: " + c.Flux.ReceiverURL() + "\n  selector: tidelock.dev/trigger notin (none, previous, away)\n",
 	})
 	// What every case would make first, so that they do not meet there.
 	w.Call(http.MethodPost, "groups", map[string]any{"name": "why", "path": "why", "visibility": "public"}, nil)
-	w.old = sync.OnceFunc(func() {
-		w.Configure("old", "flux:\n  webhook_receiver_url: "+c.Flux.ReceiverURL()+"\n  selector: tidelock.dev/trigger=old\n")
-		w.StartAgent("old", "old", previousBinary(t))
-	})
+	w.agents = map[string]func(){
+		previousAgent: sync.OnceFunc(func() { w.startAgent(previousAgent, previousBinary(t)) }),
+		awayAgent:     sync.OnceFunc(func() { w.startAgent(awayAgent, e2e.Binary(t)) }),
+	}
 	t.Cleanup(w.clean)
 	return w
+}
+
+// Agents beside the one that serves most cases.
+const (
+	previousAgent = "previous" // of the last release
+	awayAgent     = "away"     // stopped at the beginning, as it is missed only after a minute
+)
+
+func (w *whyWorld) startAgent(name, binary string) {
+	w.Configure(name, "flux:\n  webhook_receiver_url: "+w.Cluster.Flux.ReceiverURL()+"\n  selector: tidelock.dev/trigger="+name+"\n")
+	w.StartAgent(name, name, binary)
 }
 
 // play plays and judges all cases. Those that stop what all of them share come
 // last, and none is restarted, as what is judged later does not need it.
 func (w *whyWorld) play() {
 	w.began = time.Now()
-	w.each(w.cases, (*whyCase).begin)
+	away := w.without(awayAgent)
+	w.each(away, (*whyCase).begin)
+	w.stop(awayAgent)
+	w.each(slices.DeleteFunc(slices.Clone(w.cases), func(c *whyCase) bool { return c.Stops() == awayAgent }), (*whyCase).begin)
 	w.log("played")
-	w.judge(w.without(""), whySettle)
+	w.judge(append(away, w.without("")...))
 	w.log("judged")
 	var slow []*whyCase // a controller is missed only after a while
 	for _, process := range []string{fluxsystem.Kustomize, fluxsystem.Helm} {
@@ -127,10 +145,9 @@ func (w *whyWorld) play() {
 	}
 	// Not before the others: without it, controllers that have something to
 	// tell are busy for half a minute.
-	w.judge(w.stop(fluxsystem.Notification), whySettle)
+	w.judge(w.stop(fluxsystem.Notification))
 	slow = append(slow, w.stop(fluxsystem.Source)...)
-	w.judge(slow, 2*whySettle)
-	w.judge(w.stop(e2e.Agent), whySettle)
+	w.judge(slow)
 	w.log("judged what was stopped")
 }
 
@@ -156,7 +173,7 @@ func (w *whyWorld) stop(process string) []*whyCase {
 	if len(cases) == 0 {
 		return nil
 	}
-	if process == e2e.Agent {
+	if process == awayAgent {
 		w.Kill(process)
 	} else {
 		if err := w.Cluster.Flux.Kill(process); err != nil {
@@ -196,8 +213,8 @@ func (w *whyWorld) each(cases []*whyCase, do func(*whyCase, context.Context) err
 
 // judge waits until each case's answer is right, or will not be; then all are
 // asked for again, one after the other, and those answers count.
-func (w *whyWorld) judge(cases []*whyCase, patience time.Duration) {
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+func (w *whyWorld) judge(cases []*whyCase) {
+	ctx, cancel := context.WithTimeout(w.t.Context(), whySettle)
 	defer cancel()
 	var group sync.WaitGroup
 	for _, c := range cases {
@@ -209,6 +226,11 @@ func (w *whyWorld) judge(cases []*whyCase, patience time.Duration) {
 			if c.wrong == nil {
 				c.count(w.t.Context())
 			}
+		}
+	}
+	for i, c := range cases {
+		if c.wrong == nil && i%whyCommands == 0 {
+			c.wrong = c.command(w.t.Context())
 		}
 	}
 }
@@ -403,8 +425,14 @@ func (c *whyCase) step(ctx context.Context, verb string, args []string) error {
 		}
 		return c.world.API(ctx, args[0], args[1], in, nil)
 	case "agent":
-		c.world.old()
+		start, ok := c.world.agents[args[0]]
+		if !ok {
+			return fmt.Errorf("there is no agent %q", args[0])
+		}
+		start()
 		return nil
+	case "answer":
+		return c.answer(ctx, tidelock.CauseCode(args[0]))
 	case "wait":
 		return c.wait(ctx, args[0], args[1], strings.Join(args[2:], " "))
 	}
@@ -592,7 +620,6 @@ func inState(object *unstructured.Unstructured, err error, state, text string) e
 
 // A whyAnswer is a verdict as the API tells it.
 type whyAnswer struct {
-	Commit      tidelock.CommitID  `json:"commit"`
 	Environment string             `json:"environment"`
 	Object      tidelock.ObjectID  `json:"object"`
 	Code        tidelock.CauseCode `json:"code"`
@@ -606,7 +633,7 @@ type whyAnswer struct {
 }
 
 func (a whyAnswer) verdict() tidelock.Verdict {
-	v := tidelock.Verdict{Commit: a.Commit, Environment: a.Environment, Object: a.Object, Code: a.Code, Sentence: a.Sentence, Next: a.Next}
+	v := tidelock.Verdict{Environment: a.Environment, Object: a.Object, Code: a.Code, Sentence: a.Sentence, Next: a.Next}
 	for _, e := range a.Evidence {
 		v.Evidence = append(v.Evidence, tidelock.Evidence{Where: e.Where, What: e.What})
 	}
@@ -616,23 +643,45 @@ func (a whyAnswer) verdict() tidelock.Verdict {
 	return v
 }
 
+func (c *whyCase) revision() string {
+	if c.Ask != "" {
+		return c.expand(c.Ask)
+	}
+	return c.words["COMMIT"]
+}
+
 // ask asks once. It gives how long the answer took, too.
 func (c *whyCase) ask(ctx context.Context) ([]tidelock.Verdict, time.Duration, error) {
-	revision := c.words["COMMIT"]
-	if c.Ask != "" {
-		revision = c.expand(c.Ask)
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	var answers []whyAnswer
+	var answer struct {
+		Verdicts []whyAnswer `json:"verdicts"`
+	}
 	began := time.Now()
-	err := c.world.API(ctx, http.MethodGet, fmt.Sprintf("projects/%d/repository/commits/%s/why", c.p.ID, url.PathEscape(revision)), nil, &answers)
+	err := c.world.API(ctx, http.MethodGet, fmt.Sprintf("projects/%d/repository/commits/%s/why", c.p.ID, url.PathEscape(c.revision())), nil, &answer)
 	took := time.Since(began)
 	var verdicts []tidelock.Verdict
-	for _, a := range answers {
+	for _, a := range answer.Verdicts {
 		verdicts = append(verdicts, a.verdict())
 	}
 	return verdicts, took, err
+}
+
+// answer waits until a cause is named.
+func (c *whyCase) answer(ctx context.Context, code tidelock.CauseCode) error {
+	ctx, cancel := context.WithTimeout(ctx, whyStep)
+	defer cancel()
+	for {
+		answers, _, err := c.ask(ctx)
+		if err == nil && len(answers) > 0 && answers[0].Code == code {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %s: %v, error %w", whyStep, answers, err)
+		case <-time.After(whyPolling):
+		}
+	}
 }
 
 func (c *whyCase) judge(answers []tidelock.Verdict) error {
@@ -711,12 +760,24 @@ func (c *whyCase) watch(ctx context.Context) {
 	c.world.t.Cleanup(func() { _ = c.stray() })
 }
 
-// The command names what the API names.
-func (c *whyCase) command(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, e2e.Binary(c.world.t), "why", c.p.Path, c.words["COMMIT"], "--output", "json")
+// command asks with the command line, which has to say the same as the API.
+func (c *whyCase) command(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, e2e.Binary(c.world.t), "why", c.revision(), "--project", c.p.Path)
 	cmd.Env = append(os.Environ(), "TIDELOCK_URL="+c.world.URL, "TIDELOCK_TOKEN="+c.world.Token, "TIDELOCK_CA_FILE="+c.world.CAFile)
 	out, err := cmd.CombinedOutput()
-	return string(out), err
+	code := 1
+	switch verdict := (tidelock.Verdict{Code: c.Expect}); {
+	case c.Expect == tidelock.CauseUnknown:
+		code = 3
+	case !verdict.Blocking():
+		code = 0
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(string(out), fmt.Sprintf(" (%s)\n", c.Expect)) {
+		return fmt.Errorf("tidelock why: exit code %d, want %d and %s; %w\n%s", got, code, c.Expect, err, out)
+	}
+	return nil
 }
 
 // newOtherHost serves TLS on an address of this machine that its certificate

@@ -29,6 +29,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/tools/txtar"
 
@@ -57,6 +58,7 @@ type Case struct {
 	Private   bool                 // the project is
 	Ask       string               // the revision to ask for; "" is the last commit pushed
 	Always    bool                 // of a control: no answer since the last push may name a blocking cause
+	Slow      time.Duration        // how long it takes, if long, until it shows
 	Soak      bool                 // too slow, or too like another, for every day
 	Steps     []Step
 	Files     map[string]string
@@ -89,8 +91,9 @@ var verbs = map[string]struct {
 	"delete": {1, 1, false}, // OBJECT
 	"api":    {2, 3, true},  // METHOD PATH [JSON]: of the forge
 	"wait":   {2, 3, true},  // OBJECT live|failed|running|is|gone [TEXT in its status]
-	"agent":  {1, 1, false}, // previous: the last release's, for sources with the label tidelock.dev/trigger: old
-	"stop":   {1, 1, false}, // PROCESS: that all cases share; what follows is played last
+	"agent":  {1, 1, false}, // previous|away: start another agent, for sources with the label tidelock.dev/trigger of that value
+	"answer": {1, 1, false}, // CODE: wait until tidelock why names it
+	"stop":   {1, 1, false}, // PROCESS: that cases share; the rest of the script is played later
 }
 
 // Read reads all cases of a folder of files "*.txtar"; setups are in its
@@ -176,6 +179,10 @@ func (c *Case) set(key, value string, dir fs.FS) error {
 			return fmt.Errorf("never-blocking is %q; say nothing or \"since the last push\"", value)
 		}
 		c.Always = true
+	case "slow":
+		var err error
+		c.Slow, err = time.ParseDuration(value)
+		return err
 	case "only":
 		if value != "soak" {
 			return fmt.Errorf("only is %q; say nothing or soak", value)
