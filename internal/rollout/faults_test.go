@@ -80,7 +80,7 @@ func (f faults) run(t *testing.T, database string) {
 	_, token := s.Project("team/ops", tidelock.Private).Agent("prod")
 	a := newAgent(t, c, s.URL, s.CAFile, token)
 
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
@@ -98,7 +98,7 @@ func (f faults) run(t *testing.T, database string) {
 	})
 
 	busy, quiet := context.WithCancel(ctx)
-	var working sync.WaitGroup
+	var working, pushing sync.WaitGroup
 	working.Go(func() { // the cluster goes on, at a speed of its own
 		random := rand.New(rand.NewPCG(f.seed, 2))
 		for busy.Err() == nil {
@@ -107,7 +107,7 @@ func (f faults) run(t *testing.T, database string) {
 		}
 	})
 	for i, p := range projects {
-		working.Go(func() {
+		pushing.Go(func() {
 			random := rand.New(rand.NewPCG(f.seed, 3+uint64(i)))
 			for n := range f.pushes {
 				p.push(busy, n)
@@ -132,7 +132,7 @@ func (f faults) run(t *testing.T, database string) {
 			breakDatabase()
 		}
 	}
-	s.Eventually("all to be pushed", func() bool { return projects[0].done() && projects[1].done() })
+	pushing.Wait()
 	quiet()
 	working.Wait()
 	for c.step() {
@@ -163,21 +163,18 @@ func pause(ctx context.Context, d time.Duration) {
 // A tree is a working tree of a project, and the source that follows it.
 type tree struct {
 	*servertest.Project
-	t        *testing.T
-	source   *source
-	cluster  *cluster
-	dir      string
-	env      []string
-	of       int
-	mu       sync.Mutex
-	finished int
+	t       *testing.T
+	source  *source
+	cluster *cluster
+	dir     string
+	env     []string
 }
 
 func (f faults) project(t *testing.T, s *servertest.Server, c *cluster, path string) *tree {
 	p := s.Project(path, tidelock.Public)
 	_, name, _ := strings.Cut(path, "/")
 	tr := &tree{
-		Project: p, t: t, cluster: c, dir: t.TempDir(), of: f.pushes,
+		Project: p, t: t, cluster: c, dir: t.TempDir(),
 		source: c.follow(name, s.URL+"/"+path+".git", f.appliers),
 		env: append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_SSL_CAINFO="+s.CAFile,
 			"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@forge.example", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@forge.example"),
@@ -215,15 +212,6 @@ func (p *tree) push(ctx context.Context, n int) {
 		return
 	}
 	p.cluster.pushed(p.source, tidelock.CommitID(head))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.finished++
-}
-
-func (p *tree) done() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.finished == p.of
 }
 
 // check compares what the forge recorded with what happened.

@@ -40,6 +40,8 @@ func Run(t *testing.T, open func(t *testing.T) forge.Store) {
 		{"Agents", agentTests},
 		{"Announcements", announcementTests},
 		{"AgentSources", agentSourceTests},
+		{"Observations", observationTests},
+		{"Rollouts", rolloutTests},
 		{"Hooks", hookTests},
 		{"Notices", noticeTests},
 		{"Statuses", statusTests},
