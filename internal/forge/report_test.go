@@ -1,10 +1,12 @@
 package forge_test
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -23,11 +25,16 @@ type reported struct {
 
 func newReported(t *testing.T) *reported {
 	t.Helper()
+	return newReportedOn(t, func(s forge.Store) forge.Store { return s })
+}
+
+func newReportedOn(t *testing.T, engine func(forge.Store) forge.Store) *reported {
+	t.Helper()
 	external, err := url.Parse("https://forge.example/tide")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &reported{world: newWorldTuned(t, func(s forge.Store) forge.Store { return s }, func(c *forge.Config) { c.ExternalURL = external })}
+	w := &reported{world: newWorldTuned(t, engine, func(c *forge.Config) { c.ExternalURL = external })}
 	w.project = w.site()
 	for _, text := range []string{"first", "second"} {
 		w.commits = append(w.commits, w.pushed(w.project, "refs/heads/main", text))
@@ -252,6 +259,68 @@ func TestReportLosesNothing(t *testing.T) {
 	w.report()
 	if got := w.names(w.commits[0]); got != "flux/prod/flux-system/shop=success" {
 		t.Errorf("the jobs are %s", got)
+	}
+}
+
+// Whoever reports at the same time, and whatever changes meanwhile, there is
+// one job for each object, and in the end it says how that ended.
+func TestReportAtOnce(t *testing.T) {
+	engines := map[string]func(forge.Store) forge.Store{
+		"SQLite":     func(s forge.Store) forge.Store { return s },
+		"PostgreSQL": openPostgres(t),
+	}
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			w := newReportedOn(t, engine)
+			const objects, reporters = 6, 3
+			states := []tidelock.RolloutState{
+				tidelock.RolloutPending, tidelock.RolloutRunning, tidelock.RolloutFailed, tidelock.RolloutUnknown, tidelock.RolloutSuccess,
+			}
+			errs := make([]error, objects+reporters)
+			var wg sync.WaitGroup
+			for i := range objects {
+				wg.Go(func() {
+					for _, state := range states {
+						r := tidelock.Rollout{
+							Agent: w.agent.ID, Applier: tidelock.ObjectID(fmt.Sprintf("Kustomization/apps/%d", i)), Project: w.project.ID,
+							Commit: w.commits[0], Ref: "refs/heads/main", State: state, UpdatedAt: w.clock,
+						}
+						if state.Done() {
+							r.FinishedAt = w.clock
+						}
+						_, err := w.store.SaveRollouts(t.Context(), r)
+						errs[i] = errors.Join(errs[i], err)
+					}
+				})
+			}
+			for i := range reporters {
+				wg.Go(func() {
+					for range 2 * len(states) {
+						errs[objects+i] = errors.Join(errs[objects+i], w.ReportRollouts(t.Context(), w.project.ID))
+					}
+				})
+			}
+			wg.Wait()
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+			w.report()
+			jobs := w.jobs(w.commits[0])
+			for _, j := range jobs {
+				if j.State != tidelock.StatusSuccess {
+					t.Errorf("%s ended as %s", j.Name, j.State)
+				}
+			}
+			if len(jobs) != objects {
+				t.Errorf("there are %d jobs of %d objects", len(jobs), objects)
+			}
+			if state := w.pipelineOf(w.project, w.commits[0]).State; state != tidelock.StatusSuccess {
+				t.Errorf("the pipeline is %s", state)
+			}
+			if d := w.deployments(); len(d) != 1 || d[0].State != tidelock.DeploymentSuccess {
+				t.Errorf("the deployments are %+v", d)
+			}
+		})
 	}
 }
 
