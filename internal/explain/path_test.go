@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -481,4 +482,18 @@ func FuzzExplain(f *testing.F) {
 		}
 		CheckYAML("a.yaml", []byte(message))
 	})
+}
+
+// The page for users has every code.
+func TestEveryCodeIsDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/why.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code := range order {
+		if !strings.Contains(string(page), "| `"+string(code)+"` |") {
+			t.Errorf("docs/why.md has no row for %s", code)
+		}
+	}
 }
