@@ -384,6 +384,11 @@ func TestSum(t *testing.T) {
 			}
 		})
 	}
+	end := v(tidelock.CauseDependencyNotReady, "Kustomization/a/z")
+	end.Evidence = append(end.Evidence, end.Evidence...)
+	if got := Sum([]tidelock.Verdict{v(tidelock.CauseDependencyNotReady, apps), end}, false); len(got) != 1 || got[0].Object != end.Object {
+		t.Errorf("the end of the chain does not tell of it: %v", got)
+	}
 	if got := Sum([]tidelock.Verdict{v(tidelock.CauseNone, apps), {Environment: "a", Code: tidelock.CauseWaiting}}, false); len(got) != 2 || got[0].Environment != "a" {
 		t.Errorf("environments are not apart, in order: %v", got)
 	}

@@ -74,9 +74,15 @@ func sum(places []tidelock.Verdict) tidelock.Verdict {
 	return withAlso(places[0], blockers(places[1:]))
 }
 
+// first orders verdicts along the path. Of those who wait for others, the one at
+// the end of the longest chain tells of the whole chain.
 func first(a, b tidelock.Verdict) int {
+	longest := 0
+	if a.Code == tidelock.CauseDependencyNotReady {
+		longest = cmp.Compare(len(b.Evidence), len(a.Evidence))
+	}
 	return cmp.Or(
-		cmp.Compare(order[a.Code], order[b.Code]),
+		cmp.Compare(order[a.Code], order[b.Code]), longest,
 		cmp.Compare(a.AgentName, b.AgentName), cmp.Compare(a.Object, b.Object))
 }
 
