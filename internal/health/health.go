@@ -55,8 +55,9 @@ type Config struct {
 	REST *rest.Config // required
 	Log  *slog.Logger // required
 
-	// Notify is called, from one goroutine, after an owner's Report changed,
-	// once for all that changed meanwhile. It must not block.
+	// Notify is called, from one goroutine, when an owner's Report is not any
+	// more what Health returned last, or Notify was called for; once for all
+	// that changed meanwhile. It must not block.
 	Notify func(owner string) // required
 
 	Metrics prometheus.Registerer // default none
@@ -89,7 +90,7 @@ type Watcher struct {
 type owner struct {
 	name    string
 	objects []*object
-	told    Report
+	told    Report // what its follower knows, or was told to ask for
 }
 
 // New makes a Watcher that looks at nothing before Run.
@@ -127,8 +128,7 @@ func New(config Config) (*Watcher, error) {
 	return w, nil
 }
 
-// Follow has refs be the objects of an owner, in place of those it had. The
-// owner is told even if nothing is to be looked at.
+// Follow has refs be the objects of an owner, in place of those it had.
 func (w *Watcher) Follow(name string, refs []Ref) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -203,7 +203,8 @@ func (w *Watcher) Health(name string) Report {
 	if own == nil {
 		return Report{Health: tidelock.HealthUnknown}
 	}
-	return own.report()
+	own.told = own.report()
+	return own.told
 }
 
 // Run looks at what is followed until ctx is done. It may be called again
