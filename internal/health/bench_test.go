@@ -63,10 +63,10 @@ func BenchmarkChanges(b *testing.B) {
 				f.Follow(names[i], refs[i])
 			}
 			allSettled(b, f, names, tidelock.HealthHealthy)
-			b.ReportMetric(float64(time.Since(started).Milliseconds()), "start-ms")
-			b.ReportMetric(float64(c.asked("get deployments")+c.asked("get widgets"))/float64(n), "start-reads/owner")
+			start := time.Since(started)
 			generation := 1
-			reads := c.asked("get deployments")
+			b.ReportAllocs()
+			reads, notifications := c.asked("get deployments"), f.notified.Load()
 			for b.Loop() {
 				for _, available := range []int{0, 1} {
 					generation++
@@ -80,7 +80,9 @@ func BenchmarkChanges(b *testing.B) {
 					allSettled(b, f, names, want)
 				}
 			}
+			b.ReportMetric(float64(start.Milliseconds()), "start-ms")
 			changes := float64(2 * n * b.N)
+			b.ReportMetric(float64(f.notified.Load()-notifications)/changes, "notifications/change")
 			b.ReportMetric(changes/b.Elapsed().Seconds(), "changes/s")
 			b.ReportMetric(float64(c.asked("get deployments")-reads)/changes, "reads/change")
 		})

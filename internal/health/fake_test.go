@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -440,17 +442,26 @@ func (c *cluster) watched(path, namespace string) int {
 // A follower runs a Watcher and hears what it tells.
 type follower struct {
 	*health.Watcher
-	told chan string
+	metrics  *prometheus.Registry
+	told     chan string
+	notified atomic.Int64
 }
 
 func follow(t testing.TB, c *cluster) *follower {
 	t.Helper()
-	f := &follower{told: make(chan string, 100_000)}
+	f := &follower{told: make(chan string, 1), metrics: prometheus.NewRegistry()}
 	var err error
 	f.Watcher, err = health.New(health.Config{
-		REST:   &rest.Config{Host: c.server.URL},
-		Log:    slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Notify: func(owner string) { f.told <- owner },
+		REST:    &rest.Config{Host: c.server.URL},
+		Log:     slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Metrics: f.metrics,
+		Notify: func(owner string) {
+			f.notified.Add(1)
+			select {
+			case f.told <- owner:
+			default: // whoever waits looks at what he waits for, whoever is named
+			}
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -514,4 +525,20 @@ status:
   - {type: Available, status: "%s"}
   - {type: Progressing, status: "True", reason: NewReplicaSetAvailable}`,
 		namespace, name, name, generation, name, generation, available, available, map[bool]string{true: "True", false: "False"}[available > 0])
+}
+
+// metric reads a metric without labels.
+func (f *follower) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	families, err := f.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			return family.GetMetric()[0].GetGauge().GetValue() + family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }

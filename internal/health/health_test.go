@@ -36,6 +36,10 @@ func TestHealth(t *testing.T) {
 	if r := f.settledAs(t, owner, tidelock.HealthHealthy); r.Objects != 4 || r.Healthy != 4 || len(r.Unhealthy) != 0 {
 		t.Errorf("got %+v, want four healthy objects", r)
 	}
+	until(t, func() bool { return f.metric(t, "tidelock_agent_health_watches") == 4 }, "a watch for each kind")
+	if objects, reads := f.metric(t, "tidelock_agent_health_objects"), f.metric(t, "tidelock_agent_health_reads_total"); objects != 4 || reads != 2 {
+		t.Errorf("%v objects counted and %v reads, want 4 and, of those with a status, 2", objects, reads)
+	}
 
 	c.put(t, deployment("shop", "web", 2, 0))
 	r := f.settledAs(t, owner, tidelock.HealthProgressing)
