@@ -51,7 +51,8 @@ const maxLiveRollouts = 5000
 // A revision is the id of a commit, in full or short, or a branch or tag. A
 // full id that the forge does not know gives LiveUnknown: it may be pushed yet.
 //
-// Every applier counts that has the commit, or a newer one that contains it, or
+// What was not packaged into an artifact failed; until packaging is done the
+// commit is on its way. Every applier counts that has the commit, or a newer one that contains it, or
 // should have it because it follows a branch or tag with it.
 func (f *Forge) Live(ctx context.Context, p Principal, project tidelock.Project, rev, environment string) (Live, error) {
 	if err := f.Allow(ctx, p, ReadDelivery, OnProject(project)); err != nil {
@@ -71,7 +72,107 @@ func (f *Forge) Live(ctx context.Context, p Principal, project tidelock.Project,
 		return Live{}, err
 	}
 	l.decide()
+	if l.State == LiveFailed || l.State == LiveSuperseded {
+		return l.versioned(), nil
+	}
+	refused, err := f.notPackaged(ctx, project.ID, l.Commit)
+	if err != nil {
+		return Live{}, err
+	}
+	if refused != "" {
+		l.State, l.Message = LiveFailed, refused
+		return l.versioned(), nil
+	}
+	coming, err := f.coming(ctx, project.ID, l.Commit)
+	if err != nil {
+		return Live{}, err
+	}
+	if coming != "" {
+		l.State, l.Message = LiveWaiting, coming
+	}
 	return l.versioned(), nil
+}
+
+// notPackaged says what of a commit was not made into an artifact, and of no
+// newer commit that contains it either; "" for nothing.
+func (f *Forge) notPackaged(ctx context.Context, project tidelock.ProjectID, commit tidelock.CommitID) (string, error) {
+	failed, _, err := f.store.Builds(ctx, tidelock.BuildFilter{Project: project, Commit: commit, State: tidelock.StatusFailed}, tidelock.Page{Number: 1, PerPage: maxTrunk})
+	if err != nil {
+		return "", fmt.Errorf("list builds of commit %s: %w", commit, err)
+	}
+	last := map[tidelock.RefName][]tidelock.Build{}
+	for _, b := range failed {
+		if last[b.Ref] == nil {
+			if last[b.Ref], err = f.store.LastBuilds(ctx, project, b.Ref); err != nil {
+				return "", fmt.Errorf("list builds of %s: %w", b.Ref, err)
+			}
+		}
+		mended := false
+		for _, later := range last[b.Ref] {
+			if b.Application != "" && later.Application != b.Application || later.ID < b.ID {
+				continue // where the file that names them all was at fault, any will do
+			}
+			has, err := f.contains(ctx, project, later.Commit, commit)
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+				return "", err
+			}
+			mended = mended || has
+		}
+		if !mended {
+			return oneLine(cmp.Or(b.Application, deliveryFile) + " was not packaged: " + packaged(b).Message), nil
+		}
+	}
+	return "", nil
+}
+
+// deliveryFile names the applications of a repository that is packaged.
+const deliveryFile = ".tidelock/delivery.yaml"
+
+// maxComing bounds what is looked at of what has not come to clusters yet.
+const maxComing = 100
+
+// coming says what is still to be done with a commit before all the rollouts
+// that it will have are there; "" for nothing.
+func (f *Forge) coming(ctx context.Context, project tidelock.ProjectID, commit tidelock.CommitID) (string, error) {
+	heads, err := f.store.UndeliveredHeads(ctx, project, maxComing)
+	if err != nil {
+		return "", fmt.Errorf("list heads to package of project %d: %w", project, err)
+	}
+	for _, h := range heads {
+		has, err := f.contains(ctx, project, h.Commit, commit)
+		if err == nil && has {
+			has, err = f.repos.Repo(project).Exists(ctx, h.Commit, deliveryFile)
+		}
+		if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+			return "", err
+		}
+		if has {
+			return shortID(h.Commit) + " is being packaged", nil
+		}
+	}
+	pushes, err := f.store.UnplannedPushes(ctx, project, maxComing)
+	if err != nil {
+		return "", fmt.Errorf("list pushes of project %d: %w", project, err)
+	}
+	for _, p := range pushes {
+		var brought []tidelock.CommitID
+		for _, u := range p.Updates {
+			brought = append(brought, u.Commit)
+		}
+		if p.Artifact != nil {
+			brought = append(brought, p.Artifact.Commit)
+		}
+		for _, c := range brought {
+			has, err := f.contains(ctx, project, c, commit)
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+				return "", err
+			}
+			if has {
+				return "it was pushed just now", nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // deciding picks, of every applier that counts, the rollout that says how the

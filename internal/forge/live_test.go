@@ -203,6 +203,7 @@ func TestLive(t *testing.T) {
 					}
 				})
 			}
+			w.planned()
 			got, err := w.Live(t.Context(), w.root, w.project, string(w.one), tc.environment)
 			if err != nil {
 				t.Fatal(err)
@@ -213,6 +214,66 @@ func TestLive(t *testing.T) {
 			}
 		})
 	}
+}
+
+// planned notes that what was pushed has been planned.
+func (w *followed) planned() {
+	w.t.Helper()
+	pushes, _, err := w.Pushes(w.t.Context(), w.root, w.project, tidelock.Page{Number: 1, PerPage: 1})
+	if err == nil {
+		err = w.store.PushPlanned(w.t.Context(), w.project.ID, pushes[0].ID)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// What is still to be packaged or planned keeps a commit from being live, so
+// that nobody goes on before the last place is known.
+func TestLiveOfWhatIsComing(t *testing.T) {
+	w := newFollowed(t)
+	blob := w.git(w.project, "hash-object", "-t", "blob", "-w", "/dev/null")
+	w.git(w.project, "update-index", "--add", "--cacheinfo", "100644,"+blob+",.tidelock/delivery.yaml")
+	tree := w.git(w.project, "write-tree")
+	three := tidelock.CommitID(w.git(w.project, "commit-tree", tree, "-m", "three", "-p", string(w.two)))
+	w.git(w.project, "update-ref", "refs/heads/main", string(three))
+	if _, err := w.Pushed(t.Context(), w.project.ID, w.root, []tidelock.RefName{"refs/heads/main"}); err != nil {
+		t.Fatal(err)
+	}
+	w.roll("a", three, tidelock.RolloutSuccess, nil)
+	is := func(commit tidelock.CommitID, state forge.LiveState, message string) {
+		t.Helper()
+		l, err := w.Live(t.Context(), w.root, w.project, string(commit), "")
+		if err != nil || l.State != state || l.Message != message {
+			t.Errorf("got %s %q, %v, want %s %q", l.State, l.Message, err, state, message)
+		}
+	}
+	deliver := func(commit tidelock.CommitID, builds ...tidelock.Build) {
+		t.Helper()
+		_, err := w.store.RecordBuilds(t.Context(), tidelock.Head{Project: w.project.ID, Ref: "refs/heads/main", Commit: commit}, builds)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	is(three, forge.LiveWaiting, string(three[:8])+" is being packaged")
+	deliver(three, tidelock.Build{Application: "api", State: tidelock.StatusSuccess})
+	is(three, forge.LiveWaiting, "it was pushed just now")
+	w.planned()
+	is(three, forge.LiveLive, "live in 1 place")
+
+	four := w.child(three, "refs/heads/main", "four")
+	w.roll("a", four, tidelock.RolloutSuccess, nil)
+	w.planned()
+	deliver(four, tidelock.Build{Application: "api", State: tidelock.StatusFailed, Findings: []tidelock.Finding{{Path: "api/a.yaml", Line: 3, Message: "no"}, {Message: "only a warning", Warning: true}}})
+	is(four, forge.LiveFailed, "api was not packaged: api/a.yaml:3: no")
+	is(three, forge.LiveLive, "live in 1 place, in "+string(four[:8])+", which contains it")
+	five := w.child(four, "refs/heads/main", "five")
+	w.roll("a", five, tidelock.RolloutSuccess, nil)
+	w.planned()
+	deliver(five, tidelock.Build{Application: "web", State: tidelock.StatusSuccess})
+	is(four, forge.LiveFailed, "api was not packaged: api/a.yaml:3: no")
+	deliver(five, tidelock.Build{Application: "api", State: tidelock.StatusSuccess})
+	is(four, forge.LiveLive, "live in 1 place, in "+string(five[:8])+", which contains it")
 }
 
 func TestLiveOfRevisions(t *testing.T) {
@@ -242,6 +303,7 @@ func TestLiveOfRevisions(t *testing.T) {
 func TestAwaitLive(t *testing.T) {
 	w := newFollowed(t)
 	w.run()
+	w.planned()
 	r := w.roll("a", w.one, tidelock.RolloutRunning, nil)
 	ctx := t.Context()
 	first, err := w.AwaitLive(ctx, w.root, w.project, string(w.one), "", "", time.Hour)
@@ -254,8 +316,8 @@ func TestAwaitLive(t *testing.T) {
 	}
 
 	type answer struct {
-		forge.Live
-		error
+		live forge.Live
+		err  error
 	}
 	await := func(ctx context.Context, seen string) <-chan answer {
 		answers := make(chan answer, 1)
@@ -272,20 +334,20 @@ func TestAwaitLive(t *testing.T) {
 	}
 	w.child(w.side, "refs/heads/side", "a push, of which the bus tells")
 	live := <-news
-	if live.error != nil || live.State != forge.LiveLive {
+	if live.err != nil || live.live.State != forge.LiveLive {
 		t.Fatalf("got %+v", live)
 	}
 
 	gone, leave := context.WithCancel(ctx)
-	left := await(gone, live.Version)
+	left := await(gone, live.live.Version)
 	leave()
-	if a := <-left; !errors.Is(a.error, context.Canceled) {
+	if a := <-left; !errors.Is(a.err, context.Canceled) {
 		t.Errorf("a client that left: got %+v", a)
 	}
-	last := await(ctx, live.Version)
+	last := await(ctx, live.live.Version)
 	w.EndWaits()
 	w.EndWaits()
-	if a := <-last; a.error != nil || a.Version != live.Version {
+	if a := <-last; a.err != nil || a.live.Version != live.live.Version {
 		t.Errorf("at the end: got %+v", a)
 	}
 }
