@@ -86,23 +86,10 @@ func (w *Watcher) look(ctx context.Context, o *object) {
 	w.mu.Unlock()
 
 	w.metrics.reads.Inc()
-	var object *unstructured.Unstructured
-	var meta metav1.Object
-	var err error
-	switch {
-	case !o.kind.static:
-		if object, err = w.dynamic.Resource(resource).Namespace(o.namespace).Get(ctx, o.name, options); err == nil {
-			meta = object
-		}
-	case o.kind.secret():
-		meta, err = w.metadata.Resource(resource).Namespace(o.namespace).Get(ctx, o.name, options)
-	default:
-		meta, err = w.find(ctx, resource, o.key)
-	}
+	meta, object, err := w.fetch(ctx, o, resource, options)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return
 	}
-
 	var verdict *finding
 	switch {
 	case err != nil:
@@ -119,51 +106,73 @@ func (w *Watcher) look(ctx context.Context, o *object) {
 	}
 	before := o.readAt
 	o.readAt = time.Now()
-	switch {
-	case err == nil:
-	case apierrors.IsNotFound(err):
-		if o.seen != seen {
-			w.enqueue(o) // it came, or came back, meanwhile
-			return
-		}
-		verdict = o.kind.missing(o)
-	case apierrors.IsForbidden(err):
-		if !o.kind.secret() {
-			o.failures = min(o.failures+1, 100)
-			w.queue.AddAfter(job{o: o}, backoff(refusedFirst, refusedMax, int(o.failures)))
-			verdict = &finding{Health: tidelock.HealthUnknown, Reason: ReasonForbidden, Message: clip(err.Error())}
-		} // else it is there, for all we know: Flux applied it
-	default:
-		w.metrics.failedReads.Inc()
-		o.failures = min(o.failures+1, 100)
-		if o.failures >= patientReads {
-			o.answered = asked
-			w.settle(o, &finding{Health: tidelock.HealthUnknown, Reason: ReasonUnreachable, Message: clip(err.Error())}, nil)
-		}
-		w.queue.AddAfter(job{o: o}, backoff(retryFirst, retryMax, int(o.failures)))
+	if err != nil {
+		w.unread(o, asked, seen, err)
 		return
 	}
-	if !apierrors.IsForbidden(err) {
-		o.failures = 0
-	}
+	o.failures = 0
 	if o.answered == 0 || verdict != nil || o.own != nil || o.readAt.Sub(before) > calm {
 		o.quiet = 0
 	} else {
 		o.quiet = min(o.quiet+1, 8)
 	}
 	o.answered = asked
-	if err == nil {
-		version := meta.GetResourceVersion()
-		behind := moved(o.seen, version) // more has happened meanwhile
-		if behind || o.answered != o.asked {
-			w.enqueue(o)
-		}
-		if behind && o.own != nil && o.own.Reason == ReasonNotFound {
-			return // that is what has happened
-		}
-		o.have = version
+	behind := moved(o.seen, meta.GetResourceVersion()) // more has happened meanwhile
+	if behind || o.answered != o.asked {
+		w.enqueue(o)
 	}
+	if behind && o.own != nil && o.own.Reason == ReasonNotFound {
+		return // that is what has happened
+	}
+	o.have = meta.GetResourceVersion()
 	w.settle(o, verdict, object)
+}
+
+// fetch gets an object; of one that has no status, its metadata only.
+func (w *Watcher) fetch(ctx context.Context, o *object, resource schema.GroupVersionResource, options metav1.GetOptions) (metav1.Object, *unstructured.Unstructured, error) {
+	switch {
+	case o.kind.secret():
+		meta, err := w.metadata.Resource(resource).Namespace(o.namespace).Get(ctx, o.name, options)
+		return meta, nil, err
+	case o.kind.static:
+		meta, err := w.find(ctx, resource, o.key)
+		return meta, nil, err
+	}
+	object, err := w.dynamic.Resource(resource).Namespace(o.namespace).Get(ctx, o.name, options)
+	return object, object, err
+}
+
+// unread takes that an object could not be read; the lock is held.
+func (w *Watcher) unread(o *object, asked uint32, seen string, err error) {
+	var verdict *finding
+	switch {
+	case apierrors.IsNotFound(err):
+		if o.seen != seen {
+			w.enqueue(o) // it came, or came back, meanwhile
+			return
+		}
+		o.failures = 0
+		verdict = o.kind.missing(o)
+	case apierrors.IsForbidden(err) && o.kind.secret():
+		o.failures = 0 // it is there, for all we know: Flux applied it
+	case apierrors.IsForbidden(err):
+		o.failures = min(o.failures+1, 100)
+		w.queue.AddAfter(job{o: o}, backoff(refusedFirst, refusedMax, int(o.failures)))
+		verdict = &finding{Health: tidelock.HealthUnknown, Reason: ReasonForbidden, Message: clip(err.Error())}
+	default:
+		w.metrics.failedReads.Inc()
+		o.failures = min(o.failures+1, 100)
+		w.queue.AddAfter(job{o: o}, backoff(retryFirst, retryMax, int(o.failures)))
+		if o.failures < patientReads {
+			return
+		}
+		verdict = &finding{Health: tidelock.HealthUnknown, Reason: ReasonUnreachable, Message: clip(err.Error())}
+	}
+	o.answered = asked
+	if o.answered != o.asked {
+		w.enqueue(o)
+	}
+	w.settle(o, verdict, nil)
 }
 
 // find looks for an object of a kind that we list and watch, and need not be

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -291,15 +292,19 @@ func (w *Watcher) namespaces(k *kind) []string {
 	return sortedKeys(needed)
 }
 
-// sighted takes what a list or a watch shows of an object, followed or not;
-// the lock is held.
+// sighted takes what a list, or a watch if pass is 0, shows of an object,
+// followed or not; the lock is held.
 func (w *Watcher) sighted(k *kind, meta *metav1.PartialObjectMetadata, pass uint32) {
 	o := k.objects[key{meta.Namespace, meta.Name}]
-	if o == nil {
+	if o == nil || pass == 0 && o.knowsBetter(meta) {
 		return
 	}
+	// A list is never behind of what was read before, save that a cluster was
+	// restored from a backup.
+	changed := moved(meta.ResourceVersion, o.have)
 	if pass != 0 {
 		o.pass = pass
+		changed = meta.ResourceVersion != o.have
 	}
 	o.seen = meta.ResourceVersion
 	switch {
@@ -307,9 +312,9 @@ func (w *Watcher) sighted(k *kind, meta *metav1.PartialObjectMetadata, pass uint
 		o.answered, o.have = o.asked, meta.ResourceVersion
 		w.settle(o, terminating(meta.Finalizers), nil)
 	case k.static:
-		o.answered = o.asked
+		o.answered, o.have = o.asked, meta.ResourceVersion
 		w.settle(o, nil, nil)
-	case o.answered != o.asked || o.failures > 0 || moved(o.seen, o.have):
+	case o.answered != o.asked || o.failures > 0 || changed:
 		w.enqueue(o)
 	}
 }
@@ -318,11 +323,18 @@ func (w *Watcher) sighted(k *kind, meta *metav1.PartialObjectMetadata, pass uint
 // gone when somebody asked for a look only now, that look will tell.
 func (w *Watcher) vanished(k *kind, meta *metav1.PartialObjectMetadata) {
 	o := k.objects[key{meta.Namespace, meta.Name}]
-	if o == nil {
+	if o == nil || o.knowsBetter(meta) {
 		return
 	}
 	o.seen, o.have = meta.ResourceVersion, meta.ResourceVersion
 	w.settle(o, k.missing(o), nil)
+}
+
+// knowsBetter reports whether the object was read when it was newer than meta:
+// a watch may be behind of that.
+func (o *object) knowsBetter(meta *metav1.PartialObjectMetadata) bool {
+	order, ok := compare(o.have, meta.ResourceVersion)
+	return ok && order > 0
 }
 
 func terminating(finalizers []string) *finding {
@@ -351,10 +363,17 @@ func (k *kind) missing(o *object) *finding {
 // moved reports whether an object at version a has changed since version b.
 // An older one can come late, through a cache.
 func moved(a, b string) bool {
-	newer, err := strconv.ParseUint(a, 10, 64)
-	older, err2 := strconv.ParseUint(b, 10, 64)
-	if err != nil || err2 != nil {
-		return a != b
+	order, ok := compare(a, b)
+	return ok && order > 0 || !ok && a != b
+}
+
+// compare orders two resourceVersions, if they are numbers; those of all
+// servers that keep their objects in etcd are.
+func compare(a, b string) (order int, ok bool) {
+	x, err := strconv.ParseUint(a, 10, 64)
+	if err != nil {
+		return 0, false
 	}
-	return newer > older
+	y, err := strconv.ParseUint(b, 10, 64)
+	return cmp.Compare(x, y), err == nil
 }
