@@ -49,6 +49,12 @@ func clientLive(t *testing.T, w *world) {
 	commit := w.push(project, map[string]string{"README.md": "one"})
 	route := fmt.Sprintf("/projects/%d/repository/commits/", project.ID)
 
+	var fresh live
+	w.ask(http.MethodGet, route+string(commit)+"/live", "", http.StatusOK, &fresh)
+	if fresh.State != "waiting" || fresh.Message != "it was pushed just now" {
+		t.Errorf("before anybody looked at the push it is %+v", fresh)
+	}
+	must(t, w.forge.PlanRollouts(ctx, project.ID))
 	var nobody live
 	w.ask(http.MethodGet, route+string(commit)+"/live", "", http.StatusOK, &nobody)
 	if nobody.SHA != string(commit) || nobody.State != "unknown" || nobody.Environment != nil || nobody.Rollouts == nil || nobody.Message != "nothing deploys this commit" {
