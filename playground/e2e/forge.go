@@ -62,7 +62,8 @@ type Forge struct {
 	Token   string // of the administrator
 	CAFile  string
 	AgentID int64
-	Link    *Link // nil unless asked for
+	Health  string // address of the agent's probes and metrics
+	Link    *Link  // nil unless asked for
 
 	t          testing.TB
 	config     ForgeConfig
@@ -308,6 +309,9 @@ func (f *Forge) StartAgent(process, agent, binary string) (id int64) {
 	health, err := book.Addr(process + "-health")
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	if process == Agent {
+		f.Health = health
 	}
 	dial := f.URL
 	if f.config.Link {

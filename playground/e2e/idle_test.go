@@ -44,7 +44,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-func residentMB(b *testing.B, pid int) float64 {
+func residentMB(b testing.TB, pid int) float64 {
 	b.Helper()
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -65,7 +65,7 @@ func residentMB(b *testing.B, pid int) float64 {
 }
 
 // processTime is the CPU time, user and system, that a process has used.
-func processTime(b *testing.B, pid int) time.Duration {
+func processTime(b testing.TB, pid int) time.Duration {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -229,7 +229,9 @@ func TestObserveKustomizations(t *testing.T) {
 		repo.write(t, files)
 		revision := "main@sha1:" + repo.push(t, nil)
 		c.Wake(t, ns, source.Name)
-		o := s.await(t, good, name, func(o tidelock.Observation) bool { return o.State == tidelock.ObservedFailed && o.Attempted == revision })
+		o := s.await(t, good, name, func(o tidelock.Observation) bool {
+			return o.State == tidelock.ObservedFailed && o.Attempted == revision
+		})
 		if o.Revision != second || o.Reason != reason || !strings.Contains(o.Message, text) {
 			t.Errorf("%s: got %+v", name, o)
 		}
