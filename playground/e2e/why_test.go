@@ -41,7 +41,7 @@ import (
 const (
 	whyWanted   = 0.95             // share of cases with the right answer
 	whyAtOnce   = 12               // cases that are played at a time
-	whyStep     = 60 * time.Second // for what a script waits for
+	whyStep     = 2 * time.Minute  // for what a script waits for
 	whySettle   = 45 * time.Second // from what happened in the cluster to the right answer
 	whyRounds   = 3                // every answer is asked for so often, and must be right each time
 	whyCommands = 8                // of so many cases one is asked for with the command line, too
