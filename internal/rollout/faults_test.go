@@ -80,7 +80,7 @@ func (f faults) run(t *testing.T, database string) {
 	_, token := s.Project("team/ops", tidelock.Private).Agent("prod")
 	a := newAgent(t, c, s.URL, s.CAFile, token)
 
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
@@ -139,7 +139,7 @@ func (f faults) run(t *testing.T, database string) {
 	}
 
 	var wrong []string
-	for end := time.Now().Add(60 * time.Second); ; pause(ctx, 20*time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); ; pause(ctx, 100*time.Millisecond) {
 		wrong = nil
 		for _, p := range projects {
 			wrong = append(wrong, p.check(t, db, c)...)
