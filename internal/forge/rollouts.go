@@ -48,7 +48,7 @@ type rolloutStore interface {
 	// Followers lists agents with a source that is served from a project, or
 	// with a rollout of it that is not done.
 	Followers(context.Context, tidelock.ProjectID) ([]tidelock.AgentID, error)
-	// AgentsUnderWay lists agents with rollouts that are not done.
+	// AgentsUnderWay lists agents with rollouts that are pending or running.
 	AgentsUnderWay(context.Context) ([]tidelock.AgentID, error)
 	// UnsettledProjects lists projects with pushes that are not planned, or
 	// with rollouts that are not done or not reported.

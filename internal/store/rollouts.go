@@ -262,7 +262,7 @@ const (
 		UNION
 		SELECT agent_id FROM rollouts WHERE project_id = ? AND ` + openRollout + `
 		ORDER BY agent_id`
-	selectAgentsUnderWay   = `SELECT DISTINCT agent_id FROM rollouts WHERE ` + openRollout + ` ORDER BY agent_id`
+	selectAgentsUnderWay   = `SELECT DISTINCT agent_id FROM rollouts WHERE ` + openRollout + ` AND state <> 'unknown' ORDER BY agent_id`
 	selectUnsettledProject = `
 		SELECT project_id FROM rollouts WHERE ` + openRollout + `
 		UNION
