@@ -43,7 +43,7 @@ var historySorts = []HistorySort{HistoryRollouts, HistoryAnnouncements, HistoryB
 const (
 	firstBatch  = 50
 	leastBatch  = 10
-	mostBatch   = 1000
+	mostBatch   = 200
 	pruneTarget = 20 * time.Millisecond
 )
 
