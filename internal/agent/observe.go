@@ -34,13 +34,18 @@ func (c *connection) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(nil); err != nil { // the headers, so that an answer can come
-		return ignoreEnd(err)
+	if err := stream.Send(nil); err != nil && !errors.Is(err, io.EOF) { // the headers, so that an answer can come
+		return err
 	}
 	feed := c.flux().SubscribeObservations()
 
 	var group sync.WaitGroup
-	group.Go(func() { stop(c.sendObservations(ctx, stream, feed)) })
+	group.Go(func() {
+		// That the server ended the stream is told why by its answer.
+		if err := c.sendObservations(ctx, stream, feed); !errors.Is(err, io.EOF) {
+			stop(err)
+		}
+	})
 	// The server answers only to end the stream, and says why.
 	err = stream.Receive(&agentrpc.ObserveResponse{})
 	if err == nil || errors.Is(err, io.EOF) {
@@ -60,7 +65,7 @@ func (c *connection) sendObservations(ctx context.Context, stream connect.Stream
 		}
 		for _, m := range observeRequests(observations, time.Now()) {
 			if err := stream.Send(m); err != nil {
-				return fmt.Errorf("send observations: %w", sendError(err))
+				return fmt.Errorf("send observations: %w", err)
 			}
 		}
 		c.metrics.observations.Add(float64(len(observations.Upserts) + len(observations.Removals)))
