@@ -100,3 +100,22 @@ type Timeline struct {
 	More       int       // places beyond those listed
 	Hidden     bool      // the asker may not see places
 }
+
+// A TracedRollout is a rollout of which hops have to go into the trace of its
+// push.
+type TracedRollout struct {
+	Rollout
+	Hops []HopKind // applied, healthy, reported: those that came about
+}
+
+// A HistorySort is a sort of record of what happened.
+type HistorySort string
+
+// The sorts in the order in which they are forgotten: a push stays for as long
+// as something tells of it.
+const (
+	HistoryRollouts      HistorySort = "rollouts"
+	HistoryAnnouncements HistorySort = "announcements"
+	HistoryBuilds        HistorySort = "builds"
+	HistoryPushes        HistorySort = "pushes"
+)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"tidelock.dev"
 )
 
 // historyStore is how the rules forget what is past.
@@ -21,22 +23,12 @@ type historyStore interface {
 	//   - of pushes those of heads and of tags of images, those that are not
 	//     announced or not planned, and those of which a rollout, an
 	//     announcement, a build or an event for hooks is left.
-	PruneHistory(ctx context.Context, sort HistorySort, before time.Time, after int64, limit int) (next int64, removed int, err error)
+	PruneHistory(ctx context.Context, sort tidelock.HistorySort, before time.Time, after int64, limit int) (next int64, removed int, err error)
 }
 
-// A HistorySort is a sort of record of what happened.
-type HistorySort string
-
-// The sorts in the order in which they go: a push stays for as long as
-// something tells of it.
-const (
-	HistoryRollouts      HistorySort = "rollouts"
-	HistoryAnnouncements HistorySort = "announcements"
-	HistoryBuilds        HistorySort = "builds"
-	HistoryPushes        HistorySort = "pushes"
-)
-
-var historySorts = []HistorySort{HistoryRollouts, HistoryAnnouncements, HistoryBuilds, HistoryPushes}
+var historySorts = []tidelock.HistorySort{
+	tidelock.HistoryRollouts, tidelock.HistoryAnnouncements, tidelock.HistoryBuilds, tidelock.HistoryPushes,
+}
 
 // Pruning goes in batches, each as large as can be removed in about
 // pruneTarget, so that nobody who writes waits for long.
@@ -50,8 +42,8 @@ const (
 // PruneHistory forgets pushes, announcements, rollouts and builds that are
 // older than they are to be kept, except what is current. It returns how many
 // records of each sort went.
-func (f *Forge) PruneHistory(ctx context.Context) (map[HistorySort]int, error) {
-	pruned := map[HistorySort]int{}
+func (f *Forge) PruneHistory(ctx context.Context) (map[tidelock.HistorySort]int, error) {
+	pruned := map[tidelock.HistorySort]int{}
 	if f.historyKeep <= 0 {
 		return pruned, nil
 	}
@@ -112,8 +104,8 @@ func (f *Forge) runHistory(ctx context.Context) {
 		case err != nil:
 			f.log.WarnContext(ctx, "history not pruned to the end: tried again tomorrow", "error", err)
 		default:
-			f.log.InfoContext(ctx, "history pruned", "rollouts", pruned[HistoryRollouts], "announcements", pruned[HistoryAnnouncements],
-				"builds", pruned[HistoryBuilds], "pushes", pruned[HistoryPushes], "took", time.Since(began))
+			f.log.InfoContext(ctx, "history pruned", "rollouts", pruned[tidelock.HistoryRollouts], "announcements", pruned[tidelock.HistoryAnnouncements],
+				"builds", pruned[tidelock.HistoryBuilds], "pushes", pruned[tidelock.HistoryPushes], "took", time.Since(began))
 		}
 	}
 }

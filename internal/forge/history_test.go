@@ -29,7 +29,7 @@ func TestPruneHistory(t *testing.T) {
 	prune := func(want int) {
 		t.Helper()
 		pruned, err := w.PruneHistory(t.Context())
-		if err != nil || pruned[forge.HistoryPushes] != want {
+		if err != nil || pruned[tidelock.HistoryPushes] != want {
 			t.Errorf("got %v, %v, want %d pushes to go", pruned, err, want)
 		}
 	}

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"tidelock.dev"
 	"tidelock.dev/internal/bus"
 )
@@ -491,10 +489,10 @@ func (f *Forge) runWaiters(ctx context.Context) {
 }
 
 // ancestries remembers which commit contains which. It never changes, so that
-// nothing has to be forgotten but for room.
+// nothing has to be forgotten but for room: then all of it.
 type ancestries struct {
 	mu    sync.Mutex
-	known *simplelru.LRU[ancestry, bool]
+	known map[ancestry]bool
 }
 
 type ancestry struct {
@@ -507,23 +505,17 @@ const mostAncestries = 1 << 14
 func (a *ancestries) get(key ancestry) (has, known bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.known == nil {
-		return false, false
-	}
-	return a.known.Get(key)
+	has, known = a.known[key]
+	return has, known
 }
 
 func (a *ancestries) put(key ancestry, has bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.known == nil {
-		known, err := simplelru.NewLRU[ancestry, bool](mostAncestries, nil)
-		if err != nil {
-			panic(err) // only a size below one is refused
-		}
-		a.known = known
+	if a.known == nil || len(a.known) >= mostAncestries {
+		a.known = map[ancestry]bool{}
 	}
-	a.known.Add(key, has)
+	a.known[key] = has
 }
 
 // contains reports whether an ancestor is in the history of a commit, or is

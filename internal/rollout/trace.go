@@ -11,7 +11,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/forge"
 )
 
 // traceBatch is how many rollouts are put into traces in one go.
@@ -38,7 +37,7 @@ func (l *Loop) trace(ctx context.Context, project tidelock.ProjectID) error {
 	}
 }
 
-func (l *Loop) traceRollout(r forge.TracedRollout) {
+func (l *Loop) traceRollout(r tidelock.TracedRollout) {
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": r.Trace})
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return

@@ -5,25 +5,25 @@ import (
 	"fmt"
 	"time"
 
-	"tidelock.dev/internal/forge"
+	"tidelock.dev"
 )
 
 // prunable says, of each sort of record, in which table it is and which rows
 // may go; ? is the time.
-var prunable = map[forge.HistorySort]struct{ table, free string }{
-	forge.HistoryRollouts: {`rollouts`, `
+var prunable = map[tidelock.HistorySort]struct{ table, free string }{
+	tidelock.HistoryRollouts: {`rollouts`, `
 		x.updated_at < ? AND NOT x.newest AND x.reported_at <> 0 AND x.state IN ('success', 'failed', 'superseded')
 		AND x.turn < (
 			SELECT k.turn FROM rollouts k
 			WHERE k.agent_id = x.agent_id AND k.applier = x.applier
 			ORDER BY k.turn DESC LIMIT 1 OFFSET 19)`},
-	forge.HistoryAnnouncements: {`announcements`, `x.sent_at < ? AND NOT x.latest`},
-	forge.HistoryBuilds: {`builds`, `
+	tidelock.HistoryAnnouncements: {`announcements`, `x.sent_at < ? AND NOT x.latest`},
+	tidelock.HistoryBuilds: {`builds`, `
 		x.created_at < ? AND NOT x.latest
 		AND x.id <> (
 			SELECT COALESCE(MAX(k.id), 0) FROM builds k
 			WHERE k.project_id = x.project_id AND k.ref = x.ref AND k.application = x.application AND k.state IN ('success', 'skipped'))`},
-	forge.HistoryPushes: {`pushes`, `
+	tidelock.HistoryPushes: {`pushes`, `
 		x.pushed_at < ? AND x.announced
 		AND x.id <= (SELECT COALESCE(MAX(k.push_id), 0) FROM planned_pushes k WHERE k.project_id = x.project_id)
 		AND NOT EXISTS (
@@ -47,7 +47,7 @@ const (
 
 // PruneHistory looks for rows without holding up those who write, and asks
 // again of each whether it may go when it removes it.
-func (db *DB) PruneHistory(ctx context.Context, sort forge.HistorySort, before time.Time, after int64, limit int) (next int64, removed int, err error) {
+func (db *DB) PruneHistory(ctx context.Context, sort tidelock.HistorySort, before time.Time, after int64, limit int) (next int64, removed int, err error) {
 	p := prunable[sort]
 	ids, err := many(ctx, db.point(ctx), "old "+p.table, scanID[int64], fmt.Sprintf(selectPrunable, p.table, p.free), after, before, limit)
 	if err != nil || len(ids) == 0 {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/forge"
 )
 
 // BenchmarkPruneHistory removes a batch of pushes with a rollout each, and
@@ -52,7 +51,7 @@ func BenchmarkPruneHistory(b *testing.B) {
 				b.StopTimer()
 				fill()
 				b.StartTimer()
-				for _, sort := range []forge.HistorySort{forge.HistoryRollouts, forge.HistoryPushes} {
+				for _, sort := range []tidelock.HistorySort{tidelock.HistoryRollouts, tidelock.HistoryPushes} {
 					began := time.Now()
 					_, removed, err := db.PruneHistory(ctx, sort, time.Now().Add(-time.Hour), 0, batch)
 					must(err)

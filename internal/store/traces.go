@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/forge"
 )
 
 // The bits of rollouts.traced.
@@ -34,7 +33,7 @@ const (
 )
 
 // ClaimTraces does not wait for the disk.
-func (db *DB) ClaimTraces(ctx context.Context, project tidelock.ProjectID, after time.Time, limit int) ([]forge.TracedRollout, error) {
+func (db *DB) ClaimTraces(ctx context.Context, project tidelock.ProjectID, after time.Time, limit int) ([]tidelock.TracedRollout, error) {
 	type row struct {
 		tidelock.Rollout
 		traced int
@@ -56,7 +55,7 @@ func (db *DB) ClaimTraces(ctx context.Context, project tidelock.ProjectID, after
 	if len(due) == 0 {
 		return nil, nil
 	}
-	var claimed []forge.TracedRollout
+	var claimed []tidelock.TracedRollout
 	err := db.note(ctx, func(s session) error {
 		claimed = nil
 		for _, r := range due {
@@ -79,7 +78,7 @@ func (db *DB) ClaimTraces(ctx context.Context, project tidelock.ProjectID, after
 				return fmt.Errorf("mark rollout %d traced: %w", r.ID, err)
 			}
 			if n == 1 { // and nobody else was faster
-				claimed = append(claimed, forge.TracedRollout{Rollout: r.Rollout, Hops: hops})
+				claimed = append(claimed, tidelock.TracedRollout{Rollout: r.Rollout, Hops: hops})
 			}
 		}
 		return nil

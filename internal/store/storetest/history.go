@@ -5,11 +5,10 @@ import (
 	"time"
 
 	"tidelock.dev"
-	"tidelock.dev/internal/forge"
 )
 
 // prune removes what is older than a moment, in batches, and says how many.
-func (w world) prune(sort forge.HistorySort, before time.Duration, limit int) int {
+func (w world) prune(sort tidelock.HistorySort, before time.Duration, limit int) int {
 	w.Helper()
 	total := 0
 	for after := int64(0); ; {
@@ -55,17 +54,17 @@ var historyTests = []test{
 			return names(w, pushID)(w.Pushes(w.Context(), tidelock.PushFilter{}, everything))
 		}
 
-		equal(w, w.prune(forge.HistoryPushes, 0, 100), 0) // nothing is that old
-		equal(w, w.prune(forge.HistoryPushes, 2*hour, 1), 3)
+		equal(w, w.prune(tidelock.HistoryPushes, 0, 100), 0) // nothing is that old
+		equal(w, w.prune(tidelock.HistoryPushes, 2*hour, 1), 3)
 		if _, err := w.Push(w.Context(), deleted.ID); err != nil {
 			w.Fatalf("a push that is not old enough: %v", err)
 		}
-		equal(w, w.prune(forge.HistoryPushes, 24*hour, 100), 2)
+		equal(w, w.prune(tidelock.HistoryPushes, 24*hour, 100), 2)
 		equal(w, left(), fmt.Sprintf("%d %d %d %d", late.ID+1, late.ID, otherHead.ID, head.ID)) // two are not announced
 		w.ok(w.MarkAnnounced(w.Context(), late.ID))
-		equal(w, w.prune(forge.HistoryPushes, 24*hour, 100), 0) // and not planned
+		equal(w, w.prune(tidelock.HistoryPushes, 24*hour, 100), 0) // and not planned
 		w.ok(w.PushPlanned(w.Context(), other.ID, late.ID))
-		equal(w, w.prune(forge.HistoryPushes, 24*hour, 100), 1)
+		equal(w, w.prune(tidelock.HistoryPushes, 24*hour, 100), 1)
 		got, err := w.Head(w.Context(), site.ID, branch("main"))
 		w.ok(err)
 		equal(w, got.Push, head.ID)
@@ -86,7 +85,7 @@ var historyTests = []test{
 			w.ok(w.MarkAnnounced(w.Context(), p.ID))
 			w.ok(w.PushPlanned(w.Context(), site.ID, p.ID))
 		}
-		w.prune(forge.HistoryPushes, 1e6*time.Hour, 100)
+		w.prune(tidelock.HistoryPushes, 1e6*time.Hour, 100)
 		equal(w, names(w, pushID)(w.Pushes(w.Context(), tidelock.PushFilter{}, everything)), fmt.Sprintf("%d %d", stays.ID, stays.ID-1))
 	}},
 
@@ -105,7 +104,7 @@ var historyTests = []test{
 			{Application: "api", State: tidelock.StatusSuccess, Push: built.ID},
 		})
 		w.ok(err)
-		equal(w, w.prune(forge.HistoryPushes, 24*time.Hour, 100), 1)
+		equal(w, w.prune(tidelock.HistoryPushes, 24*time.Hour, 100), 1)
 		for _, p := range []tidelock.Push{rolled, told, built} {
 			if _, err := w.Push(w.Context(), p.ID); err != nil {
 				w.Errorf("push %d: %v", p.ID, err)
@@ -137,8 +136,8 @@ var historyTests = []test{
 		}
 		save("quiet", tidelock.RolloutSuperseded, false, true)
 		save("quiet", tidelock.RolloutSuccess, true, true)
-		equal(w, w.prune(forge.HistoryRollouts, -time.Hour, 100), 0)
-		equal(w, w.prune(forge.HistoryRollouts, time.Hour, 2), 5)
+		equal(w, w.prune(tidelock.HistoryRollouts, -time.Hour, 100), 0)
+		equal(w, w.prune(tidelock.HistoryRollouts, time.Hour, 2), 5)
 		got, total, err := w.Rollouts(w.Context(), tidelock.RolloutFilter{Agent: agent.ID, Applier: "Kustomization/a/busy"}, everything)
 		w.ok(err)
 		equal(w, total, 22)
@@ -157,8 +156,8 @@ var historyTests = []test{
 			a.SentAt = start.Add(time.Duration(n) * time.Hour)
 			w.ok(w.SaveAnnouncements(w.Context(), a))
 		}
-		equal(w, w.prune(forge.HistoryAnnouncements, time.Hour, 100), 1)
-		equal(w, w.prune(forge.HistoryAnnouncements, 24*time.Hour, 100), 1)
+		equal(w, w.prune(tidelock.HistoryAnnouncements, time.Hour, 100), 1)
+		equal(w, w.prune(tidelock.HistoryAnnouncements, 24*time.Hour, 100), 1)
 		equal(w, names(w, numbered)(w.Announcements(w.Context(), tidelock.AnnouncementFilter{}, everything)), "3:converged")
 	}},
 
@@ -173,9 +172,9 @@ var historyTests = []test{
 		commits := func() string {
 			return names(w, func(b tidelock.Build) string { return string(b.Commit) })(w.Builds(w.Context(), tidelock.BuildFilter{Project: site.ID}, everything))
 		}
-		equal(w, w.prune(forge.HistoryBuilds, time.Hour, 100), 1)
+		equal(w, w.prune(tidelock.HistoryBuilds, time.Hour, 100), 1)
 		equal(w, commits(), "c5 c4 c3 c2")
-		equal(w, w.prune(forge.HistoryBuilds, 24*time.Hour, 100), 2)
+		equal(w, w.prune(tidelock.HistoryBuilds, 24*time.Hour, 100), 2)
 		equal(w, commits(), "c5 c3")
 	}},
 }
