@@ -33,7 +33,8 @@ func noSource(f *Facts) *tidelock.Verdict {
 	}
 }
 
-// Refused reports whether the agent of the source may not be told of the project.
+// Refused reports whether the agent of the source may not be told of the
+// project, or may not report about it.
 func (f *Facts) Refused() bool { return f.Source.State == tidelock.NotServed }
 
 func notServed(f *Facts) *tidelock.Verdict {

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"tidelock.dev"
@@ -269,6 +270,34 @@ func (f *Forge) AgentMayServe(ctx context.Context, agent tidelock.Agent, project
 		return true, nil
 	}
 	return f.store.Granted(ctx, agent.ID, project.ID)
+}
+
+// AgentMayReport decides whether what an agent sees of a project counts there:
+// becomes statuses, deployments and answers. Anybody's agent may be told of a
+// public project, but only one that belongs to the project's owners, or was
+// granted it, may say what became of a commit: its configuration project is
+// this one or is in the same top-level group.
+func (f *Forge) AgentMayReport(ctx context.Context, agent tidelock.Agent, project tidelock.Project) (bool, error) {
+	if project.ID == agent.Project {
+		return true, nil
+	}
+	granted, err := f.store.Granted(ctx, agent.ID, project.ID)
+	if err != nil || granted {
+		return granted, err
+	}
+	if project.Visibility != tidelock.Public {
+		return false, nil
+	}
+	config, err := f.store.Project(ctx, agent.Project)
+	if err != nil {
+		if tidelock.KindOf(err) == tidelock.NotFound {
+			err = nil // being deleted
+		}
+		return false, err
+	}
+	theirs, _, _ := strings.Cut(config.FullPath, "/")
+	ours, _, _ := strings.Cut(project.FullPath, "/")
+	return strings.EqualFold(theirs, ours), nil
 }
 
 // ConfigFileLimit is the size, in bytes, above which a configuration file is

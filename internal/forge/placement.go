@@ -14,7 +14,7 @@ import (
 // A site is an agent's side of the project that is reported to.
 type site struct {
 	agent    tidelock.Agent
-	trusted  bool // it belongs to the project, or was granted it
+	trusted  bool // it may report about the project
 	observed map[tidelock.ObjectID]tidelock.Observation
 	envs     []tidelock.Environment // that name the agent
 }
@@ -28,10 +28,8 @@ func (r *report) site(ctx context.Context, id tidelock.AgentID) (*site, error) {
 	if s.agent, err = r.f.store.Agent(ctx, id); err != nil {
 		return nil, err
 	}
-	if s.trusted = s.agent.Project == r.project.ID; !s.trusted {
-		if s.trusted, err = r.f.store.Granted(ctx, id, r.project.ID); err != nil {
-			return nil, err
-		}
+	if s.trusted, err = r.f.AgentMayReport(ctx, s.agent, r.project); err != nil {
+		return nil, err
 	}
 	observed, err := r.f.store.Observations(ctx, tidelock.ObservationFilter{
 		Agent: id, Project: r.project.ID, Objects: r.appliers[id],
@@ -52,8 +50,8 @@ func (r *report) site(ctx context.Context, id tidelock.AgentID) (*site, error) {
 
 // place finds or makes the environment that a rollout goes to: the one that
 // names its object; the one that the object's annotation names; the one that
-// names its namespace and no object; and else "<agent>/<namespace>". A cluster
-// whose agent the project never granted anything has no say in the names.
+// names its namespace and no object; and else "<agent>/<namespace>". An agent
+// that may not report any more has no say in the names.
 func (r *report) place(ctx context.Context, rollout tidelock.Rollout) (tidelock.Environment, error) {
 	s, err := r.site(ctx, rollout.Agent)
 	if err != nil {

@@ -43,12 +43,16 @@ func newReportedOn(t *testing.T, engine func(forge.Store) forge.Store) *reported
 	return w
 }
 
-// newAgent makes an agent in a configuration project of its own.
+// newAgent makes an agent in a configuration project of its own, beside the
+// project unless it is a stranger's.
 func (w *reported) newAgent(path, name string, granted bool) tidelock.Agent {
 	w.t.Helper()
 	in, err := w.store.Namespace(w.t.Context(), w.project.Namespace)
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if !granted {
+		in = w.group("strangers", tidelock.Private)
 	}
 	agent, err := w.CreateAgent(w.t.Context(), w.root, w.world.project(in, path, tidelock.Private), name)
 	if err == nil && granted {
@@ -411,6 +415,45 @@ func TestReportIsNotForged(t *testing.T) {
 	}
 	if _, err := w.SetDeploymentState(t.Context(), w.root, w.project, w.deployments()[0].ID, tidelock.DeploymentSuccess); tidelock.KindOf(err) != tidelock.Denied {
 		t.Errorf("somebody set the state of a deployment that is reported: %v", err)
+	}
+}
+
+func TestAgentMayReport(t *testing.T) {
+	w := newWorld(t)
+	ours := w.group("ours", tidelock.Public)
+	site := w.project(ours, "site", tidelock.Public)
+	secret := w.project(ours, "secret", tidelock.Private)
+	agentIn := func(p tidelock.Project) tidelock.Agent {
+		agent, err := w.CreateAgent(t.Context(), w.root, p, "prod")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return agent
+	}
+	beside := agentIn(w.project(ours, "agents", tidelock.Private))
+	stranger := agentIn(w.project(w.group("our", tidelock.Public), "agents", tidelock.Private))
+	granted := agentIn(w.project(w.group("theirs", tidelock.Public), "agents", tidelock.Private))
+	for _, p := range []tidelock.Project{site, secret} {
+		if _, err := w.GrantAgent(t.Context(), w.root, p, granted.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range []struct {
+		name    string
+		agent   tidelock.Agent
+		project tidelock.Project
+		want    bool
+	}{
+		{"of the group", beside, site, true},
+		{"of the group, of a private project", beside, secret, false},
+		{"of strangers", stranger, site, false},
+		{"of strangers, granted", granted, site, true},
+		{"of strangers, granted a private project", granted, secret, true},
+		{"of the project itself", agentIn(secret), secret, true},
+	} {
+		if got, err := w.AgentMayReport(t.Context(), row.agent, row.project); err != nil || got != row.want {
+			t.Errorf("an agent %s may report: got %v, %v; want %v", row.name, got, err, row.want)
+		}
 	}
 }
 

@@ -221,7 +221,7 @@ func (v view) like(w view) bool {
 // that the pushes that led there are among them.
 func (f *Forge) view(ctx context.Context, a advance, project tidelock.Project, agent tidelock.Agent) (v view, err error) {
 	v = view{advance: a, sources: map[tidelock.SourceID]tidelock.AgentSource{}, seen: map[tidelock.ObjectID]tidelock.Observation{}, heads: map[tidelock.SourceID]wish{}}
-	if v.served, err = f.AgentMayServe(ctx, agent, project); err != nil || !v.served {
+	if v.served, err = f.AgentMayReport(ctx, agent, project); err != nil || !v.served {
 		return v, err
 	}
 	all, err := f.store.AgentSources(ctx, agent.ID)

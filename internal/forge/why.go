@@ -88,13 +88,12 @@ type inquiry struct {
 // An inquired agent is one that some source belongs to.
 type inquired struct {
 	tidelock.Agent
-	served  bool
-	trusted bool   // it belongs to the project, or was granted it
-	path    string // "" unless the caller may read the agent
-	away    time.Time
-	why     string
-	others  map[tidelock.ObjectID]*tidelock.Observation
-	acted   map[tidelock.ObjectKind]time.Time
+	served bool
+	path   string // "" unless the caller may read the agent
+	away   time.Time
+	why    string
+	others map[tidelock.ObjectID]*tidelock.Observation
+	acted  map[tidelock.ObjectKind]time.Time
 }
 
 // read reads what all places share.
@@ -162,13 +161,8 @@ func (w *inquiry) readAgents(ctx context.Context) error {
 			return fmt.Errorf("read agent %d: %w", s.Agent, err)
 		}
 		a := &inquired{Agent: agent, others: map[tidelock.ObjectID]*tidelock.Observation{}, acted: map[tidelock.ObjectKind]time.Time{}}
-		if a.served, err = w.f.AgentMayServe(ctx, agent, w.project); err != nil {
-			return fmt.Errorf("decide whether agent %d may be told of project %d: %w", agent.ID, w.project.ID, err)
-		}
-		if a.trusted = agent.Project == w.project.ID; !a.trusted {
-			if a.trusted, err = w.f.store.Granted(ctx, agent.ID, w.project.ID); err != nil {
-				return fmt.Errorf("read the grants of agent %d: %w", agent.ID, err)
-			}
+		if a.served, err = w.f.AgentMayReport(ctx, agent, w.project); err != nil {
+			return fmt.Errorf("decide whether agent %d may report about project %d: %w", agent.ID, w.project.ID, err)
 		}
 		config, err := w.f.store.Project(ctx, agent.Project)
 		if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
@@ -338,7 +332,7 @@ func (w *inquiry) environmentOf(agent *inquired, o *tidelock.Observation) string
 		return ""
 	}
 	name := named(func(e tidelock.Environment) bool { return pathNames(e.FluxResourcePath, o.Object) })
-	if name == "" && agent.trusted {
+	if name == "" {
 		name = o.Environment
 	}
 	return cmp.Or(name,

@@ -425,6 +425,19 @@ func (f *Forge) Project(path, visibility string) *Project {
 	return p
 }
 
+// Grant lets the agent be told of a project, and report about it.
+func (p *Project) Grant() {
+	p.forge.t.Helper()
+	if err := p.TryGrant(context.Background()); err != nil {
+		p.forge.t.Fatal(err)
+	}
+}
+
+// TryGrant is Grant that may fail.
+func (p *Project) TryGrant(ctx context.Context) error {
+	return p.forge.API(ctx, http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", p.ID), map[string]any{"agent_id": p.forge.AgentID}, nil)
+}
+
 // TryProject is Project that may fail.
 func (f *Forge) TryProject(ctx context.Context, path, visibility string) (*Project, error) {
 	group, name, ok := strings.Cut(path, "/")

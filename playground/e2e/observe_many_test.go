@@ -42,6 +42,7 @@ func observeMany(t *testing.T, appliers int, idle time.Duration) {
 	ns := f.Cluster.Namespace(t)
 	f.Trust(ns)
 	p := f.Project("team/many", "public")
+	p.Grant()
 	commit := p.Push("main", manyObjects("one"))
 	f.Source(ns, "many", p, e2e.Branch("main"))
 	f.WaitServed(ns, "many")

@@ -38,7 +38,7 @@ func newSite(t *testing.T, visibility string) site {
 	s := site{Forge: f, ns: f.Cluster.Namespace(t), p: f.Project("team/site", visibility)}
 	var credentials []string
 	if visibility == "private" {
-		f.Call(http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", s.p.ID), map[string]any{"agent_id": f.AgentID}, nil)
+		s.p.Grant()
 		credentials = []string{"root", f.Token}
 	}
 	s.first = s.p.Push("main", e2e.ConfigMap("site", "one"))
@@ -278,7 +278,7 @@ func TestPrivateGrantRevoke(t *testing.T) {
 		t.Errorf("announcements of a project that was not granted: got %v, %v; want none", list, err)
 	}
 
-	f.Call(http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", p.ID), map[string]any{"agent_id": f.AgentID}, nil)
+	p.Grant()
 	f.WaitFetched(ns, "site", hidden, soon) // what was missed is announced at once
 	f.WaitServed(ns, "site")
 

@@ -52,7 +52,7 @@ func TestReports(t *testing.T) {
 // project makes a private project that is granted to the agent.
 func (w reporting) project(name string) *e2e.Project {
 	p := w.Project("team/"+name, "private")
-	w.Call(http.MethodPost, fmt.Sprintf("projects/%d/agent_grants", p.ID), map[string]any{"agent_id": w.AgentID}, nil)
+	p.Grant()
 	return p
 }
 

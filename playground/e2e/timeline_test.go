@@ -34,6 +34,7 @@ func TestTimeline(t *testing.T) {
 	ns := f.Cluster.Namespace(t)
 	f.Trust(ns)
 	p := f.Project("team/delivery", "public")
+	p.Grant()
 	files := func(value, extra string) map[string]string {
 		made := map[string]string{".tidelock/delivery.yaml": "applications:\n- {name: shop, path: shop}\n", "deploy/extra.yaml": extra}
 		for path, text := range e2e.ConfigMap("direct", value) {

@@ -324,6 +324,11 @@ func (c *whyCase) begin(ctx context.Context) error {
 	if c.p, err = c.world.TryProject(ctx, "why/"+c.Name, visibility); err != nil {
 		return err
 	}
+	if !c.Private { // anybody's agent is told of it, and only a granted one may report
+		if err := c.p.TryGrant(ctx); err != nil {
+			return err
+		}
+	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.ns}}
 	if err := c.world.Cluster.Client.Create(ctx, ns); err != nil {
 		return err
@@ -410,6 +415,8 @@ func (c *whyCase) step(ctx context.Context, verb string, args []string) error {
 		return image.TryPush(ctx, args[0], c.world.ChartOf("site", args[0], c.folder(args[1])))
 	case "apply":
 		return c.apply(ctx, args[0])
+	case "refuse":
+		return c.refuse(ctx, args[0])
 	case "patch":
 		return c.patch(ctx, args[0], args[1])
 	case "delete":
@@ -501,6 +508,31 @@ func (c *whyCase) apply(ctx context.Context, file string) error {
 		// namespace not be known: the cluster is eventually consistent.
 		if err := manifest.Apply(ctx, c.world.Cluster.Client, o); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// refuse waits until the cluster would refuse a file.
+func (c *whyCase) refuse(ctx context.Context, file string) error {
+	ctx, cancel := context.WithTimeout(ctx, whyStep)
+	defer cancel()
+	objects, err := manifest.Parse([]byte(c.expand(c.Files[file])))
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		o.SetNamespace(c.ns)
+		for {
+			err := c.world.Cluster.Client.Create(ctx, o.DeepCopy(), client.DryRunAll)
+			if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s is still taken, or fails otherwise: %w", o.GetName(), cmp.Or(err, ctx.Err()))
+			case <-time.After(whyPolling):
+			}
 		}
 	}
 	return nil
