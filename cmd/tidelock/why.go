@@ -52,7 +52,7 @@ is that of the job, or of the remote of what is checked out here.`,
 		Example: `  tidelock why
   tidelock why 1a2b3c4d --project team/site --environment production
   tidelock why main --project team/site -o json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOneCommit,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := source.connect(env)
 			if err != nil {

@@ -463,7 +463,6 @@ type story struct {
 	source      tidelock.AgentSource
 	fetched     tidelock.Observation
 	applier     tidelock.Observation
-	kind        tidelock.SourceKind
 }
 
 func newStory(t *testing.T) *story {

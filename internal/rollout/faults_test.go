@@ -62,17 +62,16 @@ func (f faults) run(t *testing.T, database string) {
 	t.Logf("seed %d", f.seed)
 	var options []servertest.Option
 	name := fmt.Sprintf("faults-%d-%d", os.Getpid(), f.seed)
-	address, breakDatabase := "", func() {}
+	var address string
 	if database == "PostgreSQL" {
 		address = named(t, storetest.Postgres(t), name)
 		options = append(options, servertest.PostgreSQL(address))
 	}
 	s := servertest.Start(t, options...)
+	breakDatabase := func() { terminate(t, address, name) }
 	if address == "" {
 		address = "sqlite:" + filepath.Join(s.DataDir, "tidelock.db")
 		breakDatabase = func() { hold(t, address) }
-	} else {
-		breakDatabase = func() { terminate(t, address, name) }
 	}
 
 	c := newCluster(f.seed)

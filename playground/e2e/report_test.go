@@ -74,16 +74,6 @@ func (w reporting) apply(t *testing.T, kind, source, name string, change ...func
 	create(t, w.Forge, k)
 }
 
-// A job is a status of a commit as a job of its pipeline.
-type job struct {
-	ID       int64
-	Name     string
-	Stage    string
-	Status   string
-	WebURL   string `json:"web_url"`
-	Pipeline struct{ SHA, Source string }
-}
-
 // A status is the same as a status.
 type status struct {
 	ID                        int64
