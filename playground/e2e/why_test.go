@@ -38,11 +38,15 @@ import (
 	"tidelock.dev/playground/manifest"
 )
 
+// whyGroup is that of the agent's configuration project, so that the agent may
+// report about public projects there.
+const whyGroup = "ops"
+
 const (
 	whyWanted   = 0.95             // share of cases with the right answer
 	whyAtOnce   = 12               // cases that are played at a time
 	whyStep     = 2 * time.Minute  // for what a script waits for
-	whySettle   = 45 * time.Second // from what happened in the cluster to the right answer
+	whySettle   = 75 * time.Second // from what happened in the cluster to the right answer
 	whyRounds   = 3                // every answer is asked for so often, and must be right each time
 	whyCommands = 8                // of so many cases one is asked for with the command line, too
 	whyPolling  = 250 * time.Millisecond
@@ -107,8 +111,6 @@ func newWhyWorld(t *testing.T) *whyWorld {
 		ServerFlags: []string{"--url-alias", w.other, "--url-alias", "https://forge.invalid", "--url-alias", "https://localhost:1"},
 		AgentConfig: "flux:\n  webhook_receiver_url: " + c.Flux.ReceiverURL() + "\n  selector: tidelock.dev/trigger notin (none, previous, away)\n",
 	})
-	// What every case would make first, so that they do not meet there.
-	w.Call(http.MethodPost, "groups", map[string]any{"name": "why", "path": "why", "visibility": "public"}, nil)
 	w.agents = map[string]func(){
 		previousAgent: sync.OnceFunc(func() { w.startAgent(previousAgent, previousBinary(t)) }),
 		awayAgent:     sync.OnceFunc(func() { w.startAgent(awayAgent, e2e.Binary(t)) }),
@@ -321,7 +323,7 @@ func (c *whyCase) begin(ctx context.Context) error {
 		visibility = "private"
 	}
 	var err error
-	if c.p, err = c.world.TryProject(ctx, "why/"+c.Name, visibility); err != nil {
+	if c.p, err = c.world.TryProject(ctx, whyGroup+"/"+c.Name, visibility); err != nil {
 		return err
 	}
 	if !c.Private { // anybody's agent is told of it, and only a granted one may report
@@ -343,9 +345,9 @@ func (c *whyCase) begin(ctx context.Context) error {
 		return err
 	}
 	c.words = map[string]string{
-		"NS": c.ns, "NAME": c.Name, "PROJECT": fmt.Sprint(c.p.ID), "AGENT": fmt.Sprint(c.world.AgentID),
+		"NS": c.ns, "PATH": c.p.Path, "PROJECT": fmt.Sprint(c.p.ID), "AGENT": fmt.Sprint(c.world.AgentID),
 		"REPO": c.p.URL, "HOST": server.Host, "CA": block(string(ca)), "OTHERHOST": c.world.other, "OTHERCA": block(c.world.otherCA),
-		"OCI": "oci://" + server.Host + "/why/" + c.Name + "/app", "CHARTS": "oci://" + server.Host + "/why/" + c.Name,
+		"OCI": "oci://" + server.Host + "/" + c.p.Path + "/app", "CHARTS": "oci://" + server.Host + "/" + c.p.Path,
 	}
 	c.left = c.Steps
 	return c.play(ctx)
@@ -408,10 +410,10 @@ func (c *whyCase) step(ctx context.Context, verb string, args []string) error {
 		c.words["OUT"] = out
 		return err
 	case "image":
-		image := c.world.Image("why/" + c.Name + "/app")
+		image := c.world.Image(c.p.Path + "/app")
 		return image.TryPush(ctx, args[0], c.world.Manifests(c.folder(args[1]), c.words["COMMIT"]))
 	case "chart":
-		image := c.world.Image("why/" + c.Name + "/site")
+		image := c.world.Image(c.p.Path + "/site")
 		return image.TryPush(ctx, args[0], c.world.ChartOf("site", args[0], c.folder(args[1])))
 	case "apply":
 		return c.apply(ctx, args[0])

@@ -87,6 +87,7 @@ var verbs = map[string]struct {
 	"image":  {2, 2, false}, // TAG FOLDER: push an artifact of $COMMIT to $OCI
 	"chart":  {2, 2, false}, // VERSION FOLDER: push a chart to $CHARTS/site
 	"apply":  {1, 1, false}, // FILE: to the cluster
+	"refuse": {1, 1, false}, // FILE: wait until the cluster would not take it, as policies need a moment
 	"patch":  {2, 2, true},  // OBJECT JSON: merge
 	"delete": {1, 1, false}, // OBJECT
 	"api":    {2, 3, true},  // METHOD PATH [JSON]: of the forge
@@ -281,7 +282,7 @@ func (c *Case) check() error {
 			return false
 		}
 		switch {
-		case s.Verb == "apply" && c.Files[s.Args[0]] == "",
+		case (s.Verb == "apply" || s.Verb == "refuse") && c.Files[s.Args[0]] == "",
 			s.Verb == "push" && !file(s.Args[0]),
 			(s.Verb == "image" || s.Verb == "chart") && !file(s.Args[1]):
 			return fmt.Errorf("%s: there is no such file", s)
