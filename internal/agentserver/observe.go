@@ -39,16 +39,15 @@ func (s *Server) Observe(ctx context.Context, stream *connect.ClientStream[agent
 		aborted: make(chan struct{}),
 	}
 	defer close(o.done)
-	if old := s.observers.open(c.session.agent.ID, o); old != nil {
-		// Two writers might undo each other's work.
-		old.giveWay()
-		select {
-		case <-old.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
+	old := s.observers.open(c.session.agent.ID, o)
 	defer s.observers.close(c.session.agent.ID, o)
+	if old != nil {
+		// Two writers might undo each other's work. So whoever waits for this
+		// stream has to wait for the one before as well, even if this one is
+		// cut off meanwhile.
+		old.giveWay()
+		<-old.done
+	}
 	o.log.DebugContext(ctx, "observation stream opened")
 
 	received := make(chan error, 1)
@@ -120,11 +119,13 @@ func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
 		return connect.NewError(connect.CodeInvalidArgument, errText("a set ends that never began"))
 	}
 	for _, id := range m.GetRemovals() {
-		if o.set == nil {
-			o.size -= o.known[tidelock.ObjectID(id)]
-			delete(o.known, tidelock.ObjectID(id))
-			into.remove(tidelock.ObjectID(id))
+		before, known := o.known[tidelock.ObjectID(id)]
+		if o.set != nil || !known {
+			continue // nothing is kept of it
 		}
+		o.size -= before
+		delete(o.known, tidelock.ObjectID(id))
+		into.remove(tidelock.ObjectID(id))
 	}
 	for _, u := range m.GetUpserts() {
 		seen, err := observation(u, now)
@@ -157,7 +158,12 @@ func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
 	}
 	o.mu.Lock()
 	o.pending.merge(into)
+	waiting := len(o.pending.removals)
 	o.mu.Unlock()
+	if waiting > maxObjects { // others took their place, and so on, faster than they are kept
+		o.log.Warn("agent takes back too many objects at once", "limit", maxObjects)
+		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("an agent may take back at most %d objects at once", maxObjects))
+	}
 	o.ring()
 	return nil
 }

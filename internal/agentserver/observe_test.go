@@ -360,3 +360,50 @@ func TestObserveThroughFaults(t *testing.T) {
 		return len(newest) == 1 && newest[0].Commit == second && newest[0].State == tidelock.RolloutSuccess
 	})
 }
+
+// TestObserveTakenBack bounds what is to be forgotten while nothing can be
+// written, and forgets only what was told.
+func TestObserveTakenBack(t *testing.T) {
+	w := newWorld(t)
+	site := w.project("site", tidelock.Public)
+	w.push(site, "main")
+	r := w.register("a")
+	c := w.connect(r, "one")
+	w.served(c, r, site)
+	o := c.observe().set(kustomization(appsID))
+	eventually(t, "the set to be kept", func() bool { return w.observed(r.ID, appsID).Object != "" })
+
+	w.faults.failSaving(errors.New("the disk is full"))
+	ids := make([]string, 2000)
+	round := func(n int) []*agentrpc.Observation {
+		list := make([]*agentrpc.Observation, len(ids))
+		for i := range ids {
+			ids[i] = fmt.Sprintf("Kustomization/many/k%d-%d", n, i)
+			list[i] = kustomization(ids[i])
+		}
+		return list
+	}
+	for n := range 15 {
+		round(n)
+		o.say(&agentrpc.ObserveRequest{Removals: append(ids, "Kustomization/a/\x00")})
+	}
+	o.say(&agentrpc.ObserveRequest{Upserts: []*agentrpc.Observation{kustomization("Kustomization/flux-system/other")}})
+	w.faults.failSaving(nil)
+	eventually(t, "the stream to go on", func() bool { return w.observed(r.ID, "Kustomization/flux-system/other").Object != "" })
+
+	w.faults.failSaving(errors.New("the disk is full"))
+	defer w.faults.failSaving(nil)
+	for n := 0; ; n++ {
+		if n > 10_000 {
+			t.Fatal("the stream does not end")
+		}
+		if o.stream.Send(&agentrpc.ObserveRequest{Upserts: round(n)}) == nil && o.stream.Send(&agentrpc.ObserveRequest{Removals: ids}) == nil {
+			continue
+		}
+		_, err := o.stream.CloseAndReceive()
+		if code := connect.CodeOf(err); code != connect.CodeResourceExhausted {
+			t.Errorf("the stream ended with %v", err)
+		}
+		break
+	}
+}
