@@ -118,6 +118,7 @@ func TestLive(t *testing.T) {
 		failed     = tidelock.RolloutFailed
 		unknown    = tidelock.RolloutUnknown
 		superseded = tidelock.RolloutSuperseded
+		sick       = tidelock.RolloutState("failed after it was applied")
 	)
 	type step struct {
 		applier, commit string
@@ -165,6 +166,14 @@ func TestLive(t *testing.T) {
 		{name: "a newer commit is coming", steps: []step{{"a", "one", success, "", ""}, {"a", "two", running, "", ""}}, want: forge.LiveLive, message: "live in 1 place", rollouts: 1},
 		{name: "a newer commit failed", steps: []step{{"a", "one", success, "", ""}, {"a", "two", failed, "", ""}}, want: forge.LiveLive, message: "live in 1 place", rollouts: 1},
 		{
+			name: "a newer commit was applied and is not healthy", steps: []step{{"a", "one", success, "", ""}, {"a", "two", sick, "", ""}},
+			want: forge.LiveFailed, message: "flux/prod/flux-system/a failed: what is wrong", rollouts: 1,
+		},
+		{
+			name: "it comes again after another took its place", steps: []step{{"a", "one", success, "", ""}, {"a", "side", success, "", ""}, {"a", "two", running, "", ""}},
+			want: forge.LiveWaiting, message: "live in 0 of 1 place; flux/prod/flux-system/a is running", rollouts: 1,
+		},
+		{
 			name: "a newer commit may repair it", steps: []step{{"a", "one", failed, "", ""}, {"a", "two", running, "", ""}},
 			want: forge.LiveWaiting, message: "live in 0 of 1 place; flux/prod/flux-system/a is running", rollouts: 1,
 		},
@@ -198,7 +207,10 @@ func TestLive(t *testing.T) {
 					if s.ref != "" {
 						r.Ref = s.ref
 					}
-					if s.state == failed || s.state == unknown {
+					if s.state == sick {
+						r.State, r.AppliedAt = failed, w.clock
+					}
+					if r.State == failed || r.State == unknown {
 						r.Message = "what is\nwrong"
 					}
 				})
@@ -425,15 +437,29 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("got %+v, %v, want what came with %s", carried, err, top)
 	}
 
+	// One push may bring each branch another commit.
+	w.git(w.project, "update-ref", "refs/heads/x", string(w.base))
+	w.git(w.project, "update-ref", "refs/heads/y", string(w.side))
+	if _, err := w.Pushed(ctx, w.project.ID, w.root, []tidelock.RefName{"refs/heads/x", "refs/heads/y"}); err != nil {
+		t.Fatal(err)
+	}
+	beside, err := w.Timeline(ctx, w.root, w.project, string(w.base))
+	if err != nil || len(beside.Hops) != 2 || fmt.Sprint(beside.Hops[1].Refs) != "[refs/heads/x]" {
+		t.Errorf("got %+v, %v, want that it was pushed to main and to x", beside.Hops, err)
+	}
+	w.git(w.project, "update-ref", "-d", "refs/heads/y")
+
 	// What was pushed is remembered when the repository no longer has it.
 	w.git(w.project, "update-ref", "-d", "refs/heads/side")
 	w.git(w.project, "reflog", "expire", "--expire=all", "--all")
 	w.git(w.project, "-c", "gc.cruftPacks=false", "gc", "--quiet", "--prune=now")
-	if gone, err := w.Timeline(ctx, w.root, w.project, string(w.side)); err != nil || gone.Title != "" || len(gone.Hops) != 1 {
+	if gone, err := w.Timeline(ctx, w.root, w.project, string(w.side)); err != nil || gone.Title != "" || len(gone.Hops) != 2 {
 		t.Errorf("got %+v, %v, want what is remembered", gone, err)
 	}
-	if _, err := w.Timeline(ctx, w.root, w.project, strings.Repeat("1", 40)); tidelock.KindOf(err) != tidelock.NotFound {
-		t.Errorf("got %v, want NotFound", err)
+	for _, rev := range []string{strings.Repeat("1", 40), "nope", "a\x00b", "\xff"} {
+		if _, err := w.Timeline(ctx, w.root, w.project, rev); tidelock.KindOf(err) != tidelock.NotFound {
+			t.Errorf("%q: got %v, want NotFound", rev, err)
+		}
 	}
 
 	public, err := w.Timeline(ctx, forge.Principal{}, w.project, string(w.one))

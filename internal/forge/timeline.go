@@ -26,7 +26,7 @@ func (f *Forge) Timeline(ctx context.Context, p Principal, project tidelock.Proj
 		return tidelock.Timeline{}, err
 	}
 	found, err := f.repos.Repo(project.ID).Commit(ctx, rev)
-	missing := tidelock.KindOf(err) == tidelock.NotFound
+	missing := tidelock.KindOf(err) == tidelock.NotFound && tidelock.ValidCommit(tidelock.CommitID(rev)) == nil
 	if err != nil && !missing {
 		return tidelock.Timeline{}, err
 	}
@@ -59,7 +59,7 @@ func (f *Forge) Timeline(ctx context.Context, p Principal, project tidelock.Proj
 	if err != nil {
 		return tidelock.Timeline{}, fmt.Errorf("list builds of commit %s: %w", commit, err)
 	}
-	trunk := newTrunk(pushes, builds)
+	trunk := newTrunk(commit, pushes, builds)
 	t.AcceptedAt, t.Hops = trunk.began(), trunk.hops()
 
 	switch err := f.Allow(ctx, p, ReadDelivery, OnProject(project)); {
@@ -142,12 +142,13 @@ func (f *Forge) carrying(ctx context.Context, project tidelock.ProjectID, commit
 
 // A trunk is what happened to a commit before it went to any place.
 type trunk struct {
+	commit tidelock.CommitID
 	pushes []tidelock.Push  // oldest first
 	builds []tidelock.Build // oldest first
 }
 
-func newTrunk(pushes []tidelock.Push, builds []tidelock.Build) trunk {
-	t := trunk{slices.Clone(pushes), slices.Clone(builds)}
+func newTrunk(commit tidelock.CommitID, pushes []tidelock.Push, builds []tidelock.Build) trunk {
+	t := trunk{commit, slices.Clone(pushes), slices.Clone(builds)}
 	slices.SortFunc(t.pushes, func(a, b tidelock.Push) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(t.builds, func(a, b tidelock.Build) int { return cmp.Compare(a.ID, b.ID) })
 	return t
@@ -172,7 +173,9 @@ func (t trunk) hops() []tidelock.Hop {
 			h.Image, h.Tag, h.Digest = a.Image, a.Tag, a.New
 		}
 		for _, u := range p.Updates {
-			h.Refs = append(h.Refs, u.Ref)
+			if u.Commit == t.commit { // others went with it to theirs
+				h.Refs = append(h.Refs, u.Ref)
+			}
 		}
 		hops = append(hops, h)
 	}
