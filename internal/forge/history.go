@@ -15,8 +15,8 @@ type historyStore interface {
 	// needed any more; of what has an id after the given one, at most limit. It
 	// returns the id to go on after, 0 when there is no more, and how many it
 	// removed. Needed are
-	//   - of rollouts the newest 20 of each applier, and what is not done or not
-	//     reported;
+	//   - of rollouts the newest 20 of each applier, the last that succeeded, and
+	//     what is not done or not reported;
 	//   - of announcements the latest of each source;
 	//   - of builds the newest of each application and ref, and the last one
 	//     that did not fail;

@@ -16,7 +16,10 @@ var prunable = map[tidelock.HistorySort]struct{ table, free string }{
 		AND x.turn < (
 			SELECT k.turn FROM rollouts k
 			WHERE k.agent_id = x.agent_id AND k.applier = x.applier
-			ORDER BY k.turn DESC LIMIT 1 OFFSET 19)`},
+			ORDER BY k.turn DESC LIMIT 1 OFFSET 19)
+		AND (x.state <> 'success' OR EXISTS (
+			SELECT 1 FROM rollouts k
+			WHERE k.agent_id = x.agent_id AND k.applier = x.applier AND k.turn > x.turn AND k.state = 'success'))`},
 	tidelock.HistoryAnnouncements: {`announcements`, `x.sent_at < ? AND NOT x.latest`},
 	tidelock.HistoryBuilds: {`builds`, `
 		x.created_at < ? AND NOT x.latest

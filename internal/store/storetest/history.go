@@ -136,8 +136,13 @@ var historyTests = []test{
 		}
 		save("quiet", tidelock.RolloutSuperseded, false, true)
 		save("quiet", tidelock.RolloutSuccess, true, true)
+		save("broken", tidelock.RolloutSuccess, false, true)
+		live := save("broken", tidelock.RolloutSuccess, false, true)
+		for range 22 {
+			save("broken", tidelock.RolloutFailed, false, true)
+		}
 		equal(w, w.prune(tidelock.HistoryRollouts, -time.Hour, 100), 0)
-		equal(w, w.prune(tidelock.HistoryRollouts, time.Hour, 2), 5)
+		equal(w, w.prune(tidelock.HistoryRollouts, time.Hour, 2), 5+1+2)
 		got, total, err := w.Rollouts(w.Context(), tidelock.RolloutFilter{Agent: agent.ID, Applier: "Kustomization/a/busy"}, everything)
 		w.ok(err)
 		equal(w, total, 22)
@@ -147,6 +152,10 @@ var historyTests = []test{
 		_, total, err = w.Rollouts(w.Context(), tidelock.RolloutFilter{Agent: agent.ID, Applier: "Kustomization/a/quiet"}, everything)
 		w.ok(err)
 		equal(w, total, 2)
+		got, total, err = w.Rollouts(w.Context(), tidelock.RolloutFilter{Agent: agent.ID, Applier: "Kustomization/a/broken"}, everything)
+		w.ok(err)
+		equal(w, total, 21)
+		equal(w, got[len(got)-1].ID, live) // which the cluster still has
 	}},
 
 	{"of announcements keeps the latest of each source", func(w world) {
