@@ -124,6 +124,30 @@ func TestTimelinePageIsBounded(t *testing.T) {
 	if page.More != 500 {
 		t.Errorf("got %d more, want 500", page.More)
 	}
+	text := drawn(t, page)
+	for _, bad := range []string{"<script", "\x1b", "\u202e", "style=", "onerror"} {
+		if strings.Contains(text, bad) {
+			t.Errorf("the page holds %q", bad)
+		}
+	}
+	if len(text) > 8<<20 {
+		t.Errorf("the page has %d bytes", len(text))
+	}
+}
+
+func TestCommitWithoutAMessage(t *testing.T) {
+	const gone = "no longer has this commit"
+	if text := drawn(t, timelinePage{Commit: "1a2b3c4d", AuthoredAt: accepted, Now: accepted}); strings.Contains(text, gone) {
+		t.Error("a commit without a title is said to be gone")
+	}
+	if text := drawn(t, timelinePage{Commit: "1a2b3c4d", Now: accepted}); !strings.Contains(text, gone) {
+		t.Error("a commit that is gone is not said to be")
+	}
+}
+
+// drawn is the page as HTML.
+func drawn(t *testing.T, page timelinePage) string {
+	t.Helper()
 	pages, err := template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		t.Fatal(err)
@@ -132,12 +156,5 @@ func TestTimelinePageIsBounded(t *testing.T) {
 	if err := pages.ExecuteTemplate(&text, "timeline", page); err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"<script", "\x1b", "\u202e", "style=", "onerror"} {
-		if strings.Contains(text.String(), bad) {
-			t.Errorf("the page holds %q", bad)
-		}
-	}
-	if text.Len() > 8<<20 {
-		t.Errorf("the page has %d bytes", text.Len())
-	}
+	return text.String()
 }
