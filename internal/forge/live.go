@@ -214,6 +214,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		}
 		mine, hadIt := ownOf[place]
 		switch {
+		case has && r.State == tidelock.RolloutFailed && !r.AppliedAt.IsZero(): // it is what runs there, badly
 		case has && r.State != tidelock.RolloutSuccess && r.Commit != commit:
 			if r, err = f.succeeded(ctx, project.ID, r, commit); err != nil {
 				return nil, err
@@ -264,12 +265,12 @@ func (f *Forge) appliers(ctx context.Context, project tidelock.ProjectID) (map[p
 	return there, nil
 }
 
-// successesLookedAt bounds how far back succeeded looks.
+// successesLookedAt bounds among how many succeeded finds the last one.
 const successesLookedAt = 20
 
-// succeeded finds, before an unfinished or failed rollout, one of the same
-// applier that succeeded and contains a commit: that is live still. If there
-// is none it returns the given one.
+// succeeded finds, before an unfinished or failed rollout, the one by which the
+// same applier succeeded last: that is live still. If it does not contain a
+// commit, or there is none, succeeded returns the given one.
 func (f *Forge) succeeded(ctx context.Context, project tidelock.ProjectID, newest tidelock.Rollout, commit tidelock.CommitID) (tidelock.Rollout, error) {
 	before, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{
 		Project: project, Agent: newest.Agent, Applier: newest.Applier, States: []tidelock.RolloutState{tidelock.RolloutSuccess},
@@ -277,14 +278,16 @@ func (f *Forge) succeeded(ctx context.Context, project tidelock.ProjectID, newes
 	if err != nil {
 		return newest, fmt.Errorf("list rollouts by %s: %w", newest.Applier, err)
 	}
-	for _, r := range before {
-		has, err := f.contains(ctx, project, r.Commit, commit)
-		if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-			return newest, err
-		}
-		if has {
-			return r, nil
-		}
+	if len(before) == 0 {
+		return newest, nil
+	}
+	last := slices.MaxFunc(before, func(a, b tidelock.Rollout) int { return cmp.Compare(a.Turn, b.Turn) })
+	has, err := f.contains(ctx, project, last.Commit, commit)
+	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+		return newest, err
+	}
+	if has {
+		return last, nil
 	}
 	return newest, nil
 }

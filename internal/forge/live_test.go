@@ -174,6 +174,14 @@ func TestLive(t *testing.T) {
 			want: forge.LiveWaiting, message: "live in 0 of 1 place; flux/prod/flux-system/a is running", rollouts: 1,
 		},
 		{
+			name: "a newer commit was applied and is not healthy", steps: []step{{"a", "one", success, "", ""}, {"a", "two", sick, "", ""}},
+			want: forge.LiveFailed, message: "flux/prod/flux-system/a failed: what is wrong", rollouts: 1,
+		},
+		{
+			name: "it comes again after another took its place", steps: []step{{"a", "one", success, "", ""}, {"a", "side", success, "", ""}, {"a", "two", running, "", ""}},
+			want: forge.LiveWaiting, message: "live in 0 of 1 place; flux/prod/flux-system/a is running", rollouts: 1,
+		},
+		{
 			name: "a newer commit may repair it", steps: []step{{"a", "one", failed, "", ""}, {"a", "two", running, "", ""}},
 			want: forge.LiveWaiting, message: "live in 0 of 1 place; flux/prod/flux-system/a is running", rollouts: 1,
 		},
