@@ -57,7 +57,6 @@ func TestScript(t *testing.T) {
 			"capture":   captureCommand,
 			"mode":      modeCommand,
 			"agent":     agentCommand,
-			"observe":   observeCommand,
 			"sees":      seesCommand,
 			"until":     untilCommand,
 		},

@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tidelock.dev/internal/agentrpc"
-	"tidelock.dev/internal/agentserver"
-	"tidelock.dev/internal/tunnel"
 )
 
 // sees TOKEN-FILE NAME COMMIT STATE [MESSAGE] is an agent that connects, tells
@@ -32,35 +27,30 @@ func seesCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if !ok {
 		ts.Fatalf("there is no state %q", args[3])
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("TIDELOCK_CA_FILE"))))
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	session, err := tunnel.Dial(ctx, tunnel.DialConfig{
-		URL:    "wss://" + ts.Getenv("HOST") + agentserver.Path,
-		Header: http.Header{"Authorization": {"Bearer " + strings.TrimSpace(ts.ReadFile(args[0]))}},
-		TLS:    &tls.Config{RootCAs: pool},
-	})
-	ts.Check(err)
+	session := connectAgent(ctx, ts, args[0])
 	defer session.Close("done")
-	_, err = agentrpc.NewSessionServiceClient(session.Client(), "http://forge").Register(ctx, &agentrpc.RegisterRequest{Instance: "script"})
-	ts.Check(err)
 	stream, err := agentrpc.NewObservationServiceClient(session.Client(), "http://forge").Observe(ctx)
 	ts.Check(err)
 	source, revision := "GitRepository/flux-system/"+args[1], "main@sha1:"+args[2]
+	outcome := &agentrpc.Outcome{Revision: revision, State: state, Attempted: durationpb.New(time.Second)}
 	applier := &agentrpc.Observation{
 		Object: "Kustomization/flux-system/" + args[1], Uid: args[1], State: state, Source: source, Namespace: "apps", Attempted: revision,
+		Outcomes: []*agentrpc.Outcome{outcome},
 	}
 	switch args[3] {
 	case "ready":
 		applier.Revision = revision
+		applier.Health, outcome.Health = agentrpc.Observation_HEALTH_HEALTHY, agentrpc.Observation_HEALTH_HEALTHY
+		outcome.Applied, outcome.Healthy = durationpb.New(time.Second/2), durationpb.New(time.Second/4)
 	case "failed":
-		applier.Reason = "ReconciliationFailed"
+		applier.Reason, outcome.Reason = "ReconciliationFailed", "ReconciliationFailed"
+		outcome.Failed = durationpb.New(time.Second / 4)
 	}
 	if len(args) == 5 {
-		applier.Message = args[4]
+		applier.Message, outcome.Message = args[4], args[4]
 	}
-	applier.Outcomes = []*agentrpc.Outcome{{Revision: revision, State: state, Reason: applier.Reason, Message: applier.Message}}
 	ts.Check(stream.Send(&agentrpc.ObserveRequest{Begin: true, End: true, Upserts: []*agentrpc.Observation{
 		{Object: source, Uid: args[1], State: agentrpc.Observation_OBSERVED_STATE_READY, Revision: revision}, applier,
 	}}))

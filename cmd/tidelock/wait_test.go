@@ -13,67 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"tidelock.dev"
-	"tidelock.dev/internal/agentrpc"
 )
-
-// observe TOKEN-FILE URL REVISION STATE [MESSAGE] is an agent that connects,
-// tells that GitRepository/flux-system/site of a URL has a revision of main,
-// and how Kustomization/flux-system/site stands with it, and leaves. STATE is
-// progressing, ready or failed.
-func observeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 4 || len(args) > 5 {
-		ts.Fatalf("usage: observe token-file url revision state [message]")
-	}
-	const source, applier = "GitRepository/flux-system/site", "Kustomization/flux-system/site"
-	at, revision, message := args[1], args[2], ""
-	if len(args) == 5 {
-		message = args[4]
-	}
-	state := map[string]agentrpc.Observation_ObservedState{
-		"progressing": agentrpc.Observation_OBSERVED_STATE_PROGRESSING,
-		"ready":       agentrpc.Observation_OBSERVED_STATE_READY,
-		"failed":      agentrpc.Observation_OBSERVED_STATE_FAILED,
-	}[args[3]]
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-	defer cancel()
-	session := connectAgent(ctx, ts, args[0])
-	defer session.Close("done")
-
-	announced, err := agentrpc.NewAnnouncementServiceClient(session.Client(), "http://forge").Announce(ctx)
-	ts.Check(err)
-	ts.Check(announced.Send(&agentrpc.AnnounceRequest{Message: &agentrpc.AnnounceRequest_Sources{Sources: &agentrpc.SourceChange{
-		Complete: true, Upserts: []*agentrpc.Source{{Id: source, Uid: "site", Url: at, Ref: &agentrpc.RefSpec{Branch: "main"}, Revision: revision}},
-	}}}))
-	for {
-		m, err := announced.Receive()
-		ts.Check(err)
-		if m.GetResolution() != nil {
-			break
-		}
-	}
-	outcome := &agentrpc.Outcome{Revision: revision, State: state, Message: message, Attempted: durationpb.New(time.Second)}
-	seen := &agentrpc.Observation{
-		Object: applier, Uid: "applier", State: state, Message: message, Attempted: revision, Source: source, Namespace: "apps", Outcomes: []*agentrpc.Outcome{outcome},
-	}
-	switch args[3] {
-	case "ready":
-		outcome.Health, outcome.Applied, outcome.Healthy = agentrpc.Observation_HEALTH_HEALTHY, durationpb.New(time.Second/2), durationpb.New(time.Second/4)
-		seen.Health, seen.Revision = agentrpc.Observation_HEALTH_HEALTHY, revision
-	case "failed":
-		outcome.Failed = durationpb.New(time.Second / 4)
-	}
-	stream, err := agentrpc.NewObservationServiceClient(session.Client(), "http://forge").Observe(ctx)
-	ts.Check(err)
-	ts.Check(stream.Send(&agentrpc.ObserveRequest{Begin: true, End: true, Upserts: []*agentrpc.Observation{
-		{Object: source, Uid: "site", State: agentrpc.Observation_OBSERVED_STATE_READY, Revision: revision}, seen,
-	}}))
-	_, err = stream.CloseAndReceive()
-	ts.Check(err)
-}
 
 func TestProjectOfRemote(t *testing.T) {
 	for _, tc := range []struct{ remote, server, want string }{
