@@ -89,7 +89,7 @@ func newExitCodesTopic() *cobra.Command {
   %-4d done
   %-4d failed: what was asked for could not be done
   %-4d misused: the command line or the configuration cannot work
-  %-4d not ready yet: there is no server, or it cannot answer now; try again
+  %-4d not ready yet: there is no server, or what was asked cannot be told now; try again
   %-4d interrupted before it was done`, exitDone, exitFailed, exitMisused, exitNotReady, exitInterrupted),
 	}
 }
