@@ -73,6 +73,7 @@ type RolloutFilter struct {
 	Environment string
 	States      []RolloutState
 	Newest      bool // only the newest of each applier
+	LastSuccess bool // only the last that succeeded, of each applier whose newest has not; of one Project
 	Unreported  bool
 }
 

@@ -195,10 +195,14 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 	if err != nil {
 		return nil, err
 	}
-	refs, err := f.repos.Repo(project.ID).RefsContaining(ctx, commit)
-	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-		return nil, err
-	}
+	refs := sync.OnceValues(func() ([]tidelock.RefName, error) {
+		refs, err := f.repos.Repo(project.ID).RefsContaining(ctx, commit)
+		if tidelock.KindOf(err) == tidelock.NotFound {
+			err = nil
+		}
+		return refs, err
+	})
+	live := sync.OnceValues(func() (map[placeID]tidelock.Rollout, error) { return f.lastSuccesses(ctx, project.ID) })
 	var deciding []tidelock.Rollout
 	for _, r := range newest {
 		if environment != "" && r.Environment != "" && r.Environment != environment {
@@ -216,21 +220,38 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		switch {
 		case has && r.State == tidelock.RolloutFailed && !r.AppliedAt.IsZero(): // it is what runs there, badly
 		case has && r.State != tidelock.RolloutSuccess && r.Commit != commit:
-			if r, err = f.succeeded(ctx, project.ID, r, commit); err != nil {
+			before, err := live()
+			if err != nil {
 				return nil, err
+			}
+			last, ok := before[place]
+			if !ok {
+				break
+			}
+			has, err := f.contains(ctx, project.ID, last.Commit, commit)
+			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+				return nil, err
+			}
+			if has {
+				r = last
 			}
 		case has:
 		case hadIt:
 			mine.State, mine.Message = tidelock.RolloutSuperseded, fmt.Sprintf("%s took its place, which does not contain it", shortID(r.Commit))
 			r = mine
-		case slices.Contains(refs, r.Ref):
+		default:
+			follow, err := refs()
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(follow, r.Ref) {
+				continue
+			}
 			r = tidelock.Rollout{
 				Agent: r.Agent, AgentName: r.AgentName, Applier: r.Applier, Source: r.Source, Project: r.Project, Commit: commit, Ref: r.Ref,
 				Environment: r.Environment,
 				State:       tidelock.RolloutPending,
 			}
-		default:
-			continue
 		}
 		deciding = append(deciding, r)
 	}
@@ -265,31 +286,18 @@ func (f *Forge) appliers(ctx context.Context, project tidelock.ProjectID) (map[p
 	return there, nil
 }
 
-// successesLookedAt bounds among how many succeeded finds the last one.
-const successesLookedAt = 20
-
-// succeeded finds, before an unfinished or failed rollout, the one by which the
-// same applier succeeded last: that is live still. If it does not contain a
-// commit, or there is none, succeeded returns the given one.
-func (f *Forge) succeeded(ctx context.Context, project tidelock.ProjectID, newest tidelock.Rollout, commit tidelock.CommitID) (tidelock.Rollout, error) {
-	before, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{
-		Project: project, Agent: newest.Agent, Applier: newest.Applier, States: []tidelock.RolloutState{tidelock.RolloutSuccess},
-	}, tidelock.Page{Number: 1, PerPage: successesLookedAt})
+// lastSuccesses are, of each applier whose newest rollout is unfinished or
+// failed, the one before it that succeeded last: that is live still.
+func (f *Forge) lastSuccesses(ctx context.Context, project tidelock.ProjectID) (map[placeID]tidelock.Rollout, error) {
+	before, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project, LastSuccess: true}, tidelock.Page{Number: 1, PerPage: maxLiveRollouts})
 	if err != nil {
-		return newest, fmt.Errorf("list rollouts by %s: %w", newest.Applier, err)
+		return nil, fmt.Errorf("list what is live of project %d: %w", project, err)
 	}
-	if len(before) == 0 {
-		return newest, nil
+	live := make(map[placeID]tidelock.Rollout, len(before))
+	for _, r := range before {
+		live[placeID{r.Agent, r.Applier}] = r
 	}
-	last := slices.MaxFunc(before, func(a, b tidelock.Rollout) int { return cmp.Compare(a.Turn, b.Turn) })
-	has, err := f.contains(ctx, project, last.Commit, commit)
-	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-		return newest, err
-	}
-	if has {
-		return last, nil
-	}
-	return newest, nil
+	return live, nil
 }
 
 // decide sums up the rollouts, of which the worst comes first.

@@ -156,6 +156,15 @@ func (db *DB) RolloutsReported(ctx context.Context, at time.Time, reported ...ti
 	})
 }
 
+const lastSuccess = `
+	r.id IN (
+		SELECT (
+			SELECT k.id FROM rollouts k
+			WHERE k.agent_id = n.agent_id AND k.applier = n.applier AND k.state = 'success'
+			ORDER BY k.turn DESC LIMIT 1)
+		FROM rollouts n
+		WHERE n.project_id = ? AND n.newest AND n.state <> 'success')`
+
 func (db *DB) Rollouts(ctx context.Context, f tidelock.RolloutFilter, p tidelock.Page) ([]tidelock.Rollout, int, error) {
 	l := list{columns: rolloutColumns, from: rolloutTables, order: `r.id DESC`}
 	if f.Agent != 0 {
@@ -188,6 +197,9 @@ func (db *DB) Rollouts(ctx context.Context, f tidelock.RolloutFilter, p tidelock
 	}
 	if f.Newest {
 		l.filter(`r.newest`)
+	}
+	if f.LastSuccess {
+		l.filter(lastSuccess, f.Project)
 	}
 	if f.Unreported {
 		l.filter(`r.reported_at = 0`)

@@ -177,6 +177,26 @@ var rolloutTests = []test{
 		equal(w, total, 3)
 	}},
 
+	{"are found by what succeeded last where the newest did not", func(w world) {
+		site, other := w.site(), w.project(w.group(0, "others").ID, "site")
+		save := func(agent tidelock.Agent, project tidelock.ProjectID, commit tidelock.CommitID, state tidelock.RolloutState, turn int64, newest bool) tidelock.Rollout {
+			r := going(agent, project, commit, state, turn)
+			r.Newest = newest
+			return w.saveRollouts(r)[0]
+		}
+		broken, fine, fresh, moved := w.agent(site.ID, "broken"), w.agent(site.ID, "fine"), w.agent(site.ID, "fresh"), w.agent(site.ID, "moved")
+		again := save(broken, site.ID, "c1", tidelock.RolloutSuccess, 3, false) // it came back after c2
+		save(broken, site.ID, "c2", tidelock.RolloutSuccess, 2, false)
+		save(broken, site.ID, "c3", tidelock.RolloutFailed, 4, true)
+		save(fine, site.ID, "c1", tidelock.RolloutSuccess, 1, false)
+		save(fine, site.ID, "c3", tidelock.RolloutSuccess, 2, true)
+		save(fresh, site.ID, "c3", tidelock.RolloutRunning, 1, true)
+		save(moved, site.ID, "c1", tidelock.RolloutSuccess, 1, false)
+		save(moved, other.ID, "d1", tidelock.RolloutSuccess, 2, false)
+		save(moved, site.ID, "c3", tidelock.RolloutFailed, 3, true)
+		equal(w, w.rollouts(tidelock.RolloutFilter{Project: site.ID, LastSuccess: true}), []tidelock.Rollout{again})
+	}},
+
 	{"are one for each agent, applier, project and commit", func(w world) {
 		site := w.site()
 		agent := w.agent(site.ID, "prod")
