@@ -368,6 +368,10 @@ func (f *Forge) interpret(ctx context.Context, v *view) error {
 		}
 		texts[o.Source] = t
 	}
+	own, err := f.ownCommits(ctx, v.project, texts)
+	if err != nil {
+		return fmt.Errorf("find the commits of revisions: %w", err)
+	}
 	shared := map[cargoKey]cargo{}
 	for id, list := range texts {
 		cargoes := map[string]cargo{}
@@ -375,8 +379,7 @@ func (f *Forge) interpret(ctx context.Context, v *view) error {
 			key := cargoKey{id.Kind(), v.sources[id].Image, text}
 			c, known := shared[key]
 			if !known {
-				var err error
-				if c, err = f.cargoOf(ctx, v.project, v.sources[id], text); err != nil {
+				if c, err = f.cargoOf(ctx, v.project, v.sources[id], text, own); err != nil {
 					return fmt.Errorf("find the commit of revision %q: %w", text, err)
 				}
 				shared[key] = c
@@ -401,15 +404,17 @@ type cargoKey struct {
 	text  string
 }
 
-// cargo finds the commit of a project that a revision carries; one that the
-// project does not have is none.
-func (f *Forge) cargoOf(ctx context.Context, project tidelock.ProjectID, s tidelock.AgentSource, text string) (c cargo, err error) {
+// cargoOf finds the commit of a project that a revision carries; one that is
+// not among the project's own is none.
+func (f *Forge) cargoOf(ctx context.Context, project tidelock.ProjectID, s tidelock.AgentSource, text string, own map[tidelock.CommitID]bool) (c cargo, err error) {
 	if text == "" || len(text) > maxRevision {
 		return c, nil
 	}
 	switch r := tidelock.ParseRevision(s.Source.Kind(), text); {
 	case r.Commit != "":
-		c.commit, err = f.ownCommit(ctx, project, r.Commit)
+		if own[r.Commit] {
+			c.commit = r.Commit
+		}
 	case r.Digest != "":
 		c.digest = r.Digest
 		c.commit, err = f.store.CommitOfDigest(ctx, project, r.Digest)
@@ -443,20 +448,41 @@ func (f *Forge) cargoOfVersion(ctx context.Context, project tidelock.ProjectID, 
 	return cargo{}, nil
 }
 
-// ownCommit returns a commit if the project has it, and else "".
-func (f *Forge) ownCommit(ctx context.Context, project tidelock.ProjectID, commit tidelock.CommitID) (tidelock.CommitID, error) {
-	pushed, err := f.store.PushedCommits(ctx, project, []tidelock.CommitID{commit})
-	if err != nil || len(pushed) > 0 {
-		return commit, err
+// ownCommits finds the commits that revisions name and the project has. An
+// agent may name as many as it likes, so they are looked up together.
+func (f *Forge) ownCommits(ctx context.Context, project tidelock.ProjectID, revisions map[tidelock.SourceID][]string) (map[tidelock.CommitID]bool, error) {
+	own := map[tidelock.CommitID]bool{}
+	for id, list := range revisions {
+		for _, text := range list {
+			if len(text) > maxRevision {
+				continue
+			}
+			if commit := tidelock.ParseRevision(id.Kind(), text).Commit; commit != "" {
+				own[commit] = false
+			}
+		}
 	}
-	found, err := f.repos.Repo(project).CommitsByID(ctx, commit)
-	switch {
-	case tidelock.KindOf(err) == tidelock.NotFound:
-		return "", nil
-	case err != nil:
-		return "", err
+	pushed, err := f.store.PushedCommits(ctx, project, slices.Collect(maps.Keys(own)))
+	if err != nil {
+		return nil, err
 	}
-	return found[commit].ID, nil
+	var others []tidelock.CommitID
+	for commit := range own {
+		if _, known := pushed[commit]; known {
+			own[commit] = true
+		} else {
+			others = append(others, commit)
+		}
+	}
+	if len(others) == 0 {
+		return own, nil
+	}
+	found, err := f.repos.Repo(project).CommitsAmong(ctx, others...)
+	if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
+		return nil, err
+	}
+	maps.Copy(own, found)
+	return own, nil
 }
 
 // arrivalsOf says what a push meant for a source: which commits became what it
@@ -662,36 +688,38 @@ func (f *Forge) DoubtRollouts(ctx context.Context, silence time.Duration, listen
 	if err != nil {
 		return fmt.Errorf("list agents with rollouts: %w", err)
 	}
-	for _, id := range agents {
+	silent := func(ctx context.Context, id tidelock.AgentID) (bool, error) {
 		since, err := f.AgentAway(ctx, id)
-		if tidelock.KindOf(err) == tidelock.NotFound {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read when agent %d was seen: %w", id, err)
-		}
-		if since.IsZero() {
-			continue
+		if err != nil || since.IsZero() {
+			return false, err
 		}
 		if listening.After(since) {
 			since = listening
 		}
-		if f.now().Sub(since) < silence {
-			continue
+		return f.now().Sub(since) >= silence, nil
+	}
+	for _, id := range agents {
+		away, err := silent(ctx, id)
+		if err == nil && away {
+			err = f.doubt(ctx, id, silent)
 		}
-		if err := f.settle(ctx, id, tidelock.RolloutUnknown, reasonAway, "the agent is not connected"); err != nil {
+		if err != nil && tidelock.KindOf(err) != tidelock.NotFound { // else it was deleted
 			return fmt.Errorf("doubt rollouts of agent %d: %w", id, err)
 		}
 	}
 	return nil
 }
 
-// settle moves all rollouts of an agent that are not done to one state.
-func (f *Forge) settle(ctx context.Context, agent tidelock.AgentID, state tidelock.RolloutState, reason, message string) error {
+// doubt makes all rollouts of an agent unknown that are not done, if it is
+// silent still: one that has come back in between tells only once how they are.
+func (f *Forge) doubt(ctx context.Context, agent tidelock.AgentID, silent func(context.Context, tidelock.AgentID) (bool, error)) error {
 	var changed []tidelock.Rollout
 	err := f.store.Atomically(ctx, func(ctx context.Context) error {
 		changed = nil
 		if err := f.store.LockAgent(ctx, agent); err != nil {
+			return err
+		}
+		if away, err := silent(ctx, agent); err != nil || !away {
 			return err
 		}
 		known, err := f.store.LiveRollouts(ctx, agent, 0, nil)
@@ -700,16 +728,13 @@ func (f *Forge) settle(ctx context.Context, agent tidelock.AgentID, state tidelo
 		}
 		t := newTrack(agent, "", "", 0, f.now().UTC().Truncate(time.Microsecond), known)
 		for _, r := range t.rollouts {
-			if !r.State.Done() && r.State != state {
-				t.become(r, state, reason, message)
+			if !r.State.Done() && r.State != tidelock.RolloutUnknown {
+				t.become(r, tidelock.RolloutUnknown, reasonAway, "the agent is not connected")
 			}
 		}
 		changed, err = f.store.SaveRollouts(ctx, t.changes()...)
 		return err
 	})
-	if tidelock.KindOf(err) == tidelock.NotFound {
-		return nil // the agent was deleted
-	}
 	if err != nil {
 		return err
 	}

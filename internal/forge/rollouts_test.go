@@ -465,8 +465,10 @@ type story struct {
 	applier     tidelock.Observation
 }
 
-func newStory(t *testing.T) *story {
-	w := newWorld(t)
+func newStory(t *testing.T) *story { return newStoryIn(newWorld(t)) }
+
+func newStoryIn(w *world) *story {
+	t := w.t
 	group := w.group("team", tidelock.Private)
 	s := &story{
 		world: w, site: w.project(group, "site", tidelock.Private), other: w.project(group, "other", tidelock.Private),

@@ -508,7 +508,10 @@ func (w *inquiry) cargo(ctx context.Context, s tidelock.AgentSource, text string
 	if known || text == "" || len(w.cargoes) >= maxWhyRelations {
 		return c, nil
 	}
-	c, err := w.f.cargoOf(ctx, w.project.ID, s, text)
+	own, err := w.f.ownCommits(ctx, w.project.ID, map[tidelock.SourceID][]string{s.Source: {text}})
+	if err == nil {
+		c, err = w.f.cargoOf(ctx, w.project.ID, s, text, own)
+	}
 	if err != nil {
 		return c, fmt.Errorf("find the commit of revision %q: %w", text, err)
 	}

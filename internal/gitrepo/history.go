@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,6 +156,33 @@ func (r *Repo) CommitsByID(ctx context.Context, ids ...tidelock.CommitID) (map[t
 	}
 	return found, err
 }
+
+// CommitsAmong tells which of many ids are of commits.
+func (r *Repo) CommitsAmong(ctx context.Context, ids ...tidelock.CommitID) (map[tidelock.CommitID]bool, error) {
+	found := make(map[tidelock.CommitID]bool, len(ids))
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id tidelock.CommitID) bool { return !isObjectName(id) })
+	for some := range slices.Chunk(ids, commitsAtOnce) {
+		in, err := r.lines(some)
+		if err != nil {
+			return nil, err
+		}
+		cmd := r.disk.command(r, "cat-file", "--batch-check=%(objectname) %(objecttype)")
+		cmd.Stdin = strings.NewReader(in)
+		out, err := r.disk.query(ctx, cmd)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(out)) {
+			if id, kind, _ := strings.Cut(strings.TrimSpace(line), " "); kind == "commit" {
+				found[tidelock.CommitID(id)] = true
+			}
+		}
+	}
+	return found, nil
+}
+
+// commitsAtOnce is about how many ids one git is asked.
+const commitsAtOnce = 10_000
 
 // lines are object names as git reads them from its standard input.
 func (r *Repo) lines(ids []tidelock.CommitID) (string, error) {

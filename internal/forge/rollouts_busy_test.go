@@ -1,0 +1,100 @@
+package forge_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tidelock.dev"
+	"tidelock.dev/internal/forge"
+)
+
+// A watchedStore lets a test see, and stand between, what the forge asks of its
+// store.
+type watchedStore struct {
+	forge.Store
+	pushedCommits atomic.Int32
+	presence      func() // called once an agent's presence was read
+}
+
+func (s *watchedStore) PushedCommits(ctx context.Context, p tidelock.ProjectID, c []tidelock.CommitID) (map[tidelock.CommitID]tidelock.PushID, error) {
+	s.pushedCommits.Add(1)
+	return s.Store.PushedCommits(ctx, p, c)
+}
+
+func (s *watchedStore) AgentPresence(ctx context.Context, agent tidelock.AgentID) ([]tidelock.AgentPresence, error) {
+	found, err := s.Store.AgentPresence(ctx, agent)
+	if then := s.presence; then != nil {
+		s.presence = nil
+		then()
+	}
+	return found, err
+}
+
+func newWatchedStory(t *testing.T) (*story, *watchedStore) {
+	watched := &watchedStore{}
+	return newStoryIn(newWorldWith(t, func(s forge.Store) forge.Store { watched.Store = s; return watched })), watched
+}
+
+// An agent may say that it saw any number of commits. They are looked up
+// together, and those that the project does not have hide no other.
+func TestRolloutsOfManyCommits(t *testing.T) {
+	t.Parallel()
+	s, watched := newWatchedStory(t)
+	s.line("push A")
+	// A commit that no push ended with, but that is in the repository.
+	inner := s.git(s.site, "commit-tree", string(s.commits["A"])+"^{tree}", "-p", string(s.commits["A"]), "-m", "inner")
+	outer := s.git(s.site, "commit-tree", string(s.commits["A"])+"^{tree}", "-p", inner, "-m", "outer")
+	s.git(s.site, "update-ref", "refs/heads/main", outer)
+	_, err := s.Pushed(t.Context(), s.site.ID, s.root, []tidelock.RefName{"refs/heads/main"})
+	s.ok(err)
+	tree := s.git(s.site, "rev-parse", inner+"^{tree}")
+
+	var appliers []tidelock.Observation
+	for i := range 40 {
+		o := s.applier
+		o.Object = tidelock.ObjectID(fmt.Sprintf("Kustomization/flux-system/app-%d", i))
+		o.State, o.Health = tidelock.ObservedReady, tidelock.HealthHealthy
+		o.Attempted, o.Revision = "main@sha1:"+inner, "main@sha1:"+inner
+		for j := range 8 {
+			o.Outcomes = append(o.Outcomes, tidelock.Outcome{Revision: fmt.Sprintf("main@sha1:%040x", 100*i+j), State: tidelock.ObservedFailed})
+		}
+		o.Outcomes[0].Revision = "main@sha1:" + tree
+		o.Outcomes[1].Revision = "main@sha1:" + strings.Repeat("x", 40)
+		appliers = append(appliers, o)
+	}
+	watched.pushedCommits.Store(0)
+	s.ok(s.Observe(t.Context(), s.agent, appliers, nil, false))
+	if n := watched.pushedCommits.Load(); n > 10 {
+		t.Errorf("the store was asked %d times for commits", n)
+	}
+	rollouts, _, err := s.Rollouts(t.Context(), s.root, s.site, tidelock.RolloutFilter{Applier: appliers[7].Object}, tidelock.Page{})
+	s.ok(err)
+	var states []string
+	for _, r := range rollouts {
+		states = append(states, fmt.Sprint(r.Commit == tidelock.CommitID(inner), r.Commit == tidelock.CommitID(outer), " ", r.State))
+	}
+	if len(states) == 0 || !strings.Contains(strings.Join(states, ";"), "true false success") {
+		t.Errorf("the rollouts are %q, want that what is applied was found", states)
+	}
+}
+
+// An agent that comes back while it is doubted tells only once how its rollouts
+// are.
+func TestDoubtOfAnAgentThatComesBack(t *testing.T) {
+	t.Parallel()
+	s, watched := newWatchedStory(t)
+	for _, line := range []string{"push A", "sees attempted=A state=progressing", "leave"} {
+		s.line(line)
+	}
+	s.clock = s.clock.Add(10 * time.Minute)
+	watched.presence = func() {
+		s.come()
+		s.line("sees attempted=A state=progressing")
+	}
+	s.line("doubt")
+	s.line("= A running*")
+}
