@@ -62,7 +62,12 @@ func (r *report) place(ctx context.Context, rollout tidelock.Rollout) (tidelock.
 	}
 	_, namespace, _ := rollout.Applier.Split()
 	seen := s.observed[rollout.Applier]
-	namespace = cmp.Or(seen.Namespace, namespace)
+	for _, said := range []string{seen.Namespace, namespace, "default"} { // strangers chose it
+		namespace = said
+		if checkEnvironment(r.f.newEnvironment(r.project, s.agent.Name+"/"+said)) == nil {
+			break
+		}
+	}
 	if s.trusted {
 		for _, name := range []string{seen.Environment, rollout.Environment} {
 			if name == "" || checkEnvironment(r.f.newEnvironment(r.project, name)) != nil {

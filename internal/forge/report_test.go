@@ -490,6 +490,8 @@ func TestReportChoosesTheEnvironment(t *testing.T) {
 		{id, "f", "db", "live", "live"},
 		{id, "g", "db", "", "prod/db"},
 		{id, "h", "theirs", "", "prod/theirs"},
+		{id, "i", "<script>", "", "prod/flux-system"},
+		{id, "j", "db/", "", "prod/flux-system"},
 		{stranger.ID, "a", "web", "by hand", "prod/web"},
 		{stranger.ID, "b", "db", "", fmt.Sprintf("prod-%d/db", stranger.ID)},
 		{stranger.ID, "c", "theirs", "", fmt.Sprintf("prod-%d/theirs", stranger.ID)},
