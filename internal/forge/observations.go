@@ -63,6 +63,11 @@ func (f *Forge) Observe(ctx context.Context, agent tidelock.Agent, upserts []tid
 			return err
 		}
 	}
+	for rest := removals; len(rest) > observeBatch; rest, removals = rest[observeBatch:], rest[observeBatch:] {
+		if err := f.store.SaveObservations(ctx, agent.ID, nil, rest[:observeBatch]); err != nil {
+			return err
+		}
+	}
 	if err := f.store.SaveObservations(ctx, agent.ID, upserts, removals); err != nil {
 		return err
 	}

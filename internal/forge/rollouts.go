@@ -61,6 +61,9 @@ type rolloutStore interface {
 const (
 	// planBatch is how many pushes are planned in one go.
 	planBatch = 200
+	// moveBatch is the rollouts of how many appliers are moved in one
+	// transaction: others want to write meanwhile.
+	moveBatch = 500
 	// maxRevision bounds what is taken for a revision.
 	maxRevision = 2048
 )
@@ -144,6 +147,14 @@ func (f *Forge) advanceAgent(ctx context.Context, a advance, project tidelock.Pr
 		if err != nil || len(changed) == 0 {
 			return err
 		}
+		if appliers := appliersOf(changed); len(appliers) > moveBatch {
+			for a.objects = range slices.Chunk(appliers, moveBatch) {
+				if err := f.advanceAgent(ctx, a, project, agent); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
 		err = f.store.Atomically(ctx, func(ctx context.Context) error {
 			if err := f.store.LockAgent(ctx, agent.ID); err != nil {
 				return err
@@ -172,6 +183,15 @@ func (f *Forge) advanceAgent(ctx context.Context, a advance, project tidelock.Pr
 		f.rolloutsChanged(changed)
 		return nil
 	}
+}
+
+func appliersOf(rollouts []tidelock.Rollout) []tidelock.ObjectID {
+	var appliers []tidelock.ObjectID
+	for _, r := range rollouts {
+		appliers = append(appliers, r.Applier)
+	}
+	slices.Sort(appliers)
+	return slices.Compact(appliers)
 }
 
 func (f *Forge) rolloutsChanged(changed []tidelock.Rollout) {

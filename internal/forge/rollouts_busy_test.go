@@ -18,6 +18,7 @@ type watchedStore struct {
 	forge.Store
 	pushedCommits atomic.Int32
 	presence      func() // called once an agent's presence was read
+	most          int    // rollouts that were saved in one go
 }
 
 func (s *watchedStore) PushedCommits(ctx context.Context, p tidelock.ProjectID, c []tidelock.CommitID) (map[tidelock.CommitID]tidelock.PushID, error) {
@@ -32,6 +33,11 @@ func (s *watchedStore) AgentPresence(ctx context.Context, agent tidelock.AgentID
 		then()
 	}
 	return found, err
+}
+
+func (s *watchedStore) SaveRollouts(ctx context.Context, rollouts ...tidelock.Rollout) ([]tidelock.Rollout, error) {
+	s.most = max(s.most, len(rollouts))
+	return s.Store.SaveRollouts(ctx, rollouts...)
 }
 
 func newWatchedStory(t *testing.T) (*story, *watchedStore) {
@@ -97,4 +103,36 @@ func TestDoubtOfAnAgentThatComesBack(t *testing.T) {
 	}
 	s.line("doubt")
 	s.line("= A running*")
+}
+
+// What many appliers do at once keeps nobody from writing for long.
+func TestRolloutsOfManyAppliers(t *testing.T) {
+	t.Parallel()
+	s, watched := newWatchedStory(t)
+	const many = 1100
+	appliers := make([]tidelock.Observation, many)
+	for i := range appliers {
+		appliers[i] = s.applier
+		appliers[i].Object = tidelock.ObjectID(fmt.Sprintf("Kustomization/flux-system/app-%d", i))
+	}
+	s.ok(s.Observe(t.Context(), s.agent, appliers, nil, true))
+	for _, step := range []struct {
+		state tidelock.RolloutState
+		do    func()
+	}{
+		{tidelock.RolloutPending, func() { s.line("push A") }},
+		{tidelock.RolloutSuperseded, func() { s.ok(s.Observe(t.Context(), s.agent, nil, nil, true)) }},
+	} {
+		step.do()
+		_, n, err := s.Rollouts(t.Context(), s.root, s.site, tidelock.RolloutFilter{States: []tidelock.RolloutState{step.state}}, tidelock.Page{Number: 1, PerPage: 1})
+		s.ok(err)
+		if n != many || watched.most > 500 {
+			t.Errorf("%d rollouts are %s, and %d were saved in one go", n, step.state, watched.most)
+		}
+	}
+	left, err := s.ObservationsOf(t.Context(), tidelock.ObservationFilter{Agent: s.agent.ID})
+	s.ok(err)
+	if len(left) != 0 {
+		t.Errorf("%d observations are left of none", len(left))
+	}
 }
