@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -55,8 +56,19 @@ func messageOf(err error) string {
 	return err.Error()
 }
 
+const (
+	// A client that is refused in the middle of its body gets to read why only
+	// if the rest is taken from it: closing the connection would reset it.
+	refusedBody = 16 << 20
+	refusedTime = 5 * time.Second
+)
+
 // writeError answers a request that failed before anything was answered.
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Header.Get("Expect") == "" && tidelock.KindOf(err) != tidelock.Unavailable { // such as too slow
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTime))
+		_, _ = io.CopyN(io.Discard, r.Body, refusedBody)
+	}
 	kind := tidelock.KindOf(err)
 	status, code, message := answers[kind].status, answers[kind].code, messageOf(err)
 	if kind == tidelock.NotFound && unseen(err) {

@@ -98,7 +98,8 @@ type outcome struct{ state, text string }
 // each with a state and a text in its description.
 func (w reporting) waitJobs(t *testing.T, p *e2e.Project, commit string, want map[string]outcome) {
 	t.Helper()
-	e2e.Eventually(t, soon, func(ctx context.Context) error {
+	// Flux looks again at what waited for another only after half a minute.
+	e2e.Eventually(t, 3*soon, func(ctx context.Context) error {
 		got, err := w.statuses(ctx, p, commit, "deploy")
 		if err != nil {
 			return err
