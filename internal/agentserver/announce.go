@@ -37,6 +37,7 @@ func (s *Server) Announce(ctx context.Context, stream *connect.BidiStream[agentr
 	}
 	a := &announcer{
 		server: s, session: c.session, stream: stream, log: c.session.log,
+		refusals:  refusals{log: c.session.log, total: s.metrics.refusals},
 		dirty:     map[tidelock.SourceID]reason{},
 		sources:   map[tidelock.SourceID]*source{},
 		byProject: map[tidelock.ProjectID]map[tidelock.SourceID]struct{}{},
@@ -45,7 +46,7 @@ func (s *Server) Announce(ctx context.Context, stream *connect.BidiStream[agentr
 		done:      make(chan struct{}),
 	}
 	defer close(a.done)
-	if old := s.streams.open(a); old != nil {
+	if old := s.streams.open(a.session.agent.ID, a); old != nil {
 		// Two writers would give one number to two announcements.
 		old.giveWay()
 		select {
@@ -53,7 +54,7 @@ func (s *Server) Announce(ctx context.Context, stream *connect.BidiStream[agentr
 		case <-ctx.Done():
 		}
 	}
-	defer s.streams.close(a)
+	defer s.streams.close(a.session.agent.ID, a)
 	if err := a.loadRecords(ctx); err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ type announcer struct {
 	floor     int64  // the highest number of a source that was removed
 	resync    string // why the whole set is to be asked for; "" for not
 	complete  bool   // the whole set has come once
-	refusals  int
+	refusals
 }
 
 // loadRecords reads what was announced before, so that numbers go on, and
@@ -337,18 +338,6 @@ func (a *announcer) progress(p *agentrpc.Progress) error {
 		a.show(src)
 		return nil
 	}
-}
-
-// refuse logs what no honest agent says and, when it is too much, ends the
-// stream.
-func (a *announcer) refuse(err error) error {
-	a.refusals++
-	a.server.metrics.refusals.Inc()
-	if a.refusals > maxRefusals {
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("too much was refused; at last: %w", err))
-	}
-	a.log.Warn("agent's message refused", "error", err)
-	return nil
 }
 
 // digest compares what both sides believe to have been delivered.
@@ -661,41 +650,4 @@ func announcement(r tidelock.Announcement) *agentrpc.AnnounceResponse {
 		m.AcceptedAt = timestamppb.New(r.AcceptedAt)
 	}
 	return &agentrpc.AnnounceResponse{Message: &agentrpc.AnnounceResponse_Announcement{Announcement: m}}
-}
-
-// A hub knows the open announcement streams, one for each agent.
-type hub struct {
-	mu      sync.Mutex
-	streams map[tidelock.AgentID]*announcer
-}
-
-func newHub() *hub { return &hub{streams: map[tidelock.AgentID]*announcer{}} }
-
-// open makes a the stream of its agent and returns the one before.
-func (h *hub) open(a *announcer) (old *announcer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	old = h.streams[a.session.agent.ID]
-	h.streams[a.session.agent.ID] = a
-	return old
-}
-
-func (h *hub) close(a *announcer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.streams[a.session.agent.ID] == a {
-		delete(h.streams, a.session.agent.ID)
-	}
-}
-
-func (h *hub) each(fn func(*announcer)) {
-	h.mu.Lock()
-	all := make([]*announcer, 0, len(h.streams))
-	for _, a := range h.streams {
-		all = append(all, a)
-	}
-	h.mu.Unlock()
-	for _, a := range all {
-		fn(a)
-	}
 }

@@ -101,7 +101,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.streams, float64(streams))
 	gauge(m.sources, float64(sources))
 	gauge(m.recordsWaiting, float64(m.server.records.waiting()))
-	observing, waiting := m.server.observers.count()
+	var observing, waiting int
+	m.server.observers.each(func(o *observer) {
+		observing++
+		waiting += o.waiting()
+	})
 	gauge(m.observationStreams, float64(observing))
 	gauge(m.observationsWaiting, float64(waiting))
 

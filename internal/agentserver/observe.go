@@ -32,11 +32,12 @@ func (s *Server) Observe(ctx context.Context, stream *connect.ClientStream[agent
 	}
 	o := &observer{
 		server: s, session: c.session, log: c.session.log,
-		known:   map[tidelock.ObjectID]int{},
-		pending: newSightings(),
-		wake:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
-		aborted: make(chan struct{}),
+		refusals: refusals{log: c.session.log, total: s.metrics.refusals},
+		known:    map[tidelock.ObjectID]int{},
+		pending:  newSightings(),
+		wake:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		aborted:  make(chan struct{}),
 	}
 	defer close(o.done)
 	old := s.observers.open(c.session.agent.ID, o)
@@ -81,7 +82,7 @@ type observer struct {
 	size     int                       // of all of them
 	set      *sightings                // between begin and end
 	complete bool                      // the whole set has come once
-	refusals int
+	refusals
 
 	mu      sync.Mutex
 	pending sightings
@@ -165,18 +166,6 @@ func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
 		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("an agent may take back at most %d objects at once", maxObjects))
 	}
 	o.ring()
-	return nil
-}
-
-// refuse logs what no honest agent says and, when it is too much, ends the
-// stream.
-func (o *observer) refuse(err error) error {
-	o.refusals++
-	o.server.metrics.refusals.Inc()
-	if o.refusals > maxRefusals {
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("too much was refused; at last: %w", err))
-	}
-	o.log.Warn("agent's observation refused", "error", err)
 	return nil
 }
 
@@ -305,45 +294,9 @@ func (s *sightings) lists() (upserts []tidelock.Observation, removals []tidelock
 	return upserts, removals
 }
 
-// An observerHub knows the open observation streams, one for each agent.
-type observerHub struct {
-	mu      sync.Mutex
-	streams map[tidelock.AgentID]*observer
-}
-
-func newObserverHub() *observerHub {
-	return &observerHub{streams: map[tidelock.AgentID]*observer{}}
-}
-
-// open makes o the stream of an agent and returns the one before.
-func (h *observerHub) open(agent tidelock.AgentID, o *observer) (old *observer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	old = h.streams[agent]
-	h.streams[agent] = o
-	return old
-}
-
-func (h *observerHub) close(agent tidelock.AgentID, o *observer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.streams[agent] == o {
-		delete(h.streams, agent)
-	}
-}
-
-// count returns how many streams are open, and what their agents told last.
-func (h *observerHub) count() (streams, waiting int) {
-	h.mu.Lock()
-	all := make([]*observer, 0, len(h.streams))
-	for _, o := range h.streams {
-		all = append(all, o)
-	}
-	h.mu.Unlock()
-	for _, o := range all {
-		o.mu.Lock()
-		waiting += len(o.pending.upserts) + len(o.pending.removals)
-		o.mu.Unlock()
-	}
-	return len(all), waiting
+// waiting is how many observations and removals are not kept yet.
+func (o *observer) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.pending.upserts) + len(o.pending.removals)
 }

@@ -93,8 +93,8 @@ type Server struct {
 	rpc  http.Handler
 
 	sessions  *registry
-	streams   *hub
-	observers *observerHub
+	streams   *hub[*announcer]
+	observers *hub[*observer]
 	configs   *configWatcher
 	records   *recorder
 	metrics   *metrics
@@ -122,8 +122,8 @@ func New(c Config) (*Server, error) {
 		id:        rand.Text(),
 		urls:      urls,
 		sessions:  newRegistry(),
-		streams:   newHub(),
-		observers: newObserverHub(),
+		streams:   newHub[*announcer](),
+		observers: newHub[*observer](),
 		tracer:    c.Tracer.Tracer("tidelock.dev/internal/agentserver"),
 	}
 	s.configs = newConfigWatcher(c.Forge, log, c.CompareEvery)
