@@ -182,19 +182,15 @@ func (s *source) recall(agent tidelock.AgentID, w wanted, now time.Time) bool {
 		!w.served || !w.settled || w.gone || w.held || !s.goal.Same(goal) {
 		return false
 	}
-	s.record = &tidelock.Announcement{
-		Agent: agent, Source: s.id, Number: s.number, Project: w.project,
-		Ref: goal.Ref, Commit: goal.Commit, Digest: goal.Digest,
-		Push: w.head.Push, Trace: w.head.Trace, AcceptedAt: w.head.MovedAt,
-		State: tidelock.Delivered, SentAt: now, AnnouncedAt: now,
-	}
+	a := s.announcement(agent, w, now)
+	a.State, a.AnnouncedAt = tidelock.Delivered, now
 	if state, known := states[s.unrecorded.GetState()]; known && s.unrecorded.GetNumber() == s.number {
-		s.record.State, s.record.Message = state, excuse(s.unrecorded.GetMessage())
+		a.State, a.Message = state, excuse(s.unrecorded.GetMessage())
 	}
 	if s.revision.Meets(goal) {
-		s.record.State, s.record.Message = tidelock.Converged, ""
+		a.State, a.Message = tidelock.Converged, ""
 	}
-	s.traced = tracedBefore(*s.record)
+	s.record, s.traced = &a, tracedBefore(a)
 	return true
 }
 
@@ -202,6 +198,13 @@ func (s *source) recall(agent tidelock.AgentID, w wanted, now time.Time) bool {
 func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidelock.Announcement {
 	s.number++
 	s.told, s.goal, s.sentAt = true, w.head.Goal(), now
+	a := s.announcement(agent, w, now)
+	s.record, s.traced = &a, 0
+	return a
+}
+
+// announcement is the record of the source's number, sent to bring it to w.
+func (s *source) announcement(agent tidelock.AgentID, w wanted, now time.Time) tidelock.Announcement {
 	a := tidelock.Announcement{
 		Agent: agent, Source: s.id, Number: s.number, Project: w.project,
 		State: tidelock.Sent, SentAt: now,
@@ -212,7 +215,6 @@ func (s *source) announce(agent tidelock.AgentID, w wanted, now time.Time) tidel
 		a.Ref, a.Commit, a.Digest = w.head.Ref, w.head.Commit, w.head.Digest
 		a.Push, a.Trace, a.AcceptedAt = w.head.Push, w.head.Trace, w.head.MovedAt
 	}
-	s.record, s.traced = &a, 0
 	return a
 }
 
