@@ -14,15 +14,14 @@ const (
 	ReasonTooMany     = "TooMany"       // more than the agent follows
 
 	// Of a workload, from its own status or from events about it.
-	ReasonProgressDeadline = "ProgressDeadlineExceeded"
-	ReasonPaused           = "DeploymentPaused"
-	ReasonQuota            = "QuotaExceeded"
-	ReasonLimitRange       = "LimitRangeViolated"
-	ReasonPodSecurity      = "PodSecurityViolated"
-	ReasonFailedCreate     = "FailedCreate" // pods are refused for any other reason
-	ReasonUnbound          = "Unbound"      // a PersistentVolumeClaim
-	ReasonJobFailed        = "JobFailed"
-	ReasonJobRunning       = "JobRunning"
+	ReasonPaused       = "DeploymentPaused"
+	ReasonQuota        = "QuotaExceeded"
+	ReasonLimitRange   = "LimitRangeViolated"
+	ReasonPodSecurity  = "PodSecurityViolated"
+	ReasonFailedCreate = "FailedCreate" // pods are refused for any other reason
+	ReasonUnbound      = "Unbound"      // a PersistentVolumeClaim
+	ReasonJobFailed    = "JobFailed"
+	ReasonJobRunning   = "JobRunning"
 
 	// Of a pod. The kubelet's own words are kept as they are.
 	ReasonErrImagePull     = "ErrImagePull"
