@@ -30,7 +30,7 @@ type taggedRow struct {
 
 func newArtifactListCommand(env *environment, flags *artifactFlags) *cobra.Command {
 	var output outputFlag
-	var limit int
+	var limit limitFlag
 	cmd := &cobra.Command{
 		Use:   "list <url>",
 		Short: "List the tags of an image, and what they point at",
@@ -39,14 +39,11 @@ are signatures, not that they are good: see "tidelock artifact verify".`,
 		Example: "  tidelock artifact list oci://forge.example/team/shop/web",
 		Args:    arguments("<url>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 {
-				return misusef("--limit must be at least 1")
-			}
 			image, err := flags.open(cmd.Context(), env, args[0])
 			if err != nil {
 				return err
 			}
-			rows, left, err := image.list(cmd.Context(), limit)
+			rows, left, err := image.list(cmd.Context(), int(limit))
 			if err != nil {
 				return err
 			}
@@ -67,7 +64,7 @@ are signatures, not that they are good: see "tidelock artifact verify".`,
 			return t.flush()
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 100, "how many tags to look at, of the last in order of name")
+	limit.add(cmd, 100, "how many tags to look at, of the last in order of name")
 	output.add(cmd)
 	return cmd
 }

@@ -56,7 +56,7 @@ func (b buildRow) name() string { return cmp.Or(b.Application, delivery.ConfigPa
 
 func newDeliveryListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
-	var limit int
+	var limit limitFlag
 	var application string
 	var all bool
 	cmd := &cobra.Command{
@@ -68,9 +68,6 @@ With --all, list every packaging, newest first.`,
 		Example: "  tidelock delivery list team/delivery\n  tidelock delivery list team/delivery --all --application shop",
 		Args:    arguments("<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 {
-				return misusef("--limit must be at least 1")
-			}
 			c, err := source.connect(env)
 			if err != nil {
 				return err
@@ -79,7 +76,7 @@ With --all, list every packaging, newest first.`,
 				Application string `url:"application,omitempty"`
 				Latest      bool   `url:"latest,omitempty"`
 			}{application, !all}
-			builds, err := list[buildRow](cmd.Context(), c, at("projects/%s/deliveries", args[0]), query, limit)
+			builds, err := list[buildRow](cmd.Context(), c, at("projects/%s/deliveries", args[0]), query, int(limit))
 			if err != nil {
 				return err
 			}
@@ -95,7 +92,7 @@ With --all, list every packaging, newest first.`,
 			return t.flush()
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 50, "how many to list")
+	limit.add(cmd, 50, "how many to list")
 	cmd.Flags().StringVar(&application, "application", "", "only this application")
 	cmd.Flags().BoolVar(&all, "all", false, "not only the newest of each")
 	output.add(cmd)

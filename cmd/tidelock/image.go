@@ -120,16 +120,13 @@ type tagRow struct {
 
 func newImageTagsCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
-	var limit int
+	var limit limitFlag
 	cmd := &cobra.Command{
 		Use:     "tags <project> [image]",
 		Short:   "List the tags of an image by name",
 		Example: "  tidelock image tags team/site\n  tidelock image tags team/site web/api",
 		Args:    argumentsFrom(1, "<project>", "[image]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 {
-				return misusef("--limit must be at least 1")
-			}
 			c, err := source.connect(env)
 			if err != nil {
 				return err
@@ -139,7 +136,7 @@ func newImageTagsCommand(env *environment, source *sourceFlags) *cobra.Command {
 				return err
 			}
 			tags := at("projects/%s/registry/repositories/%d/tags", args[0], image.ID)
-			names, err := list[tagRow](cmd.Context(), c, tags, nil, limit)
+			names, err := list[tagRow](cmd.Context(), c, tags, nil, int(limit))
 			if err != nil {
 				return err
 			}
@@ -154,7 +151,7 @@ func newImageTagsCommand(env *environment, source *sourceFlags) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 100, "how many to list")
+	limit.add(cmd, 100, "how many to list")
 	output.add(cmd)
 	return cmd
 }

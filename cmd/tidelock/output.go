@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -32,6 +33,26 @@ func (o *outputFlag) Set(value string) error {
 }
 
 func (o outputFlag) json() bool { return o == "json" }
+
+// limitFlag is the --limit of commands that list: at least 1.
+type limitFlag int
+
+func (l *limitFlag) add(cmd *cobra.Command, usual int, usage string) {
+	*l = limitFlag(usual)
+	cmd.Flags().Var(l, "limit", usage)
+}
+
+func (l *limitFlag) String() string { return strconv.Itoa(int(*l)) }
+func (l *limitFlag) Type() string   { return "int" }
+
+func (l *limitFlag) Set(value string) error {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		return fmt.Errorf("must be a number of at least 1")
+	}
+	*l = limitFlag(n)
+	return nil
+}
 
 // print writes a result as it is asked for.
 func (o outputFlag) print(w io.Writer, result interface{ table(io.Writer) error }) error {

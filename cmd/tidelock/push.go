@@ -97,21 +97,18 @@ type announcementRow struct {
 
 func newPushListCommand(env *environment, source *sourceFlags) *cobra.Command {
 	var output outputFlag
-	var limit int
+	var limit limitFlag
 	cmd := &cobra.Command{
 		Use:     "list <project>",
 		Short:   "List a project's pushes, newest first, and how far each came",
 		Example: "  tidelock push list team/site",
 		Args:    arguments("<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 {
-				return misusef("--limit must be at least 1")
-			}
 			c, err := source.connect(env)
 			if err != nil {
 				return err
 			}
-			pushes, err := list[pushRow](cmd.Context(), c, at("projects/%s/pushes", args[0]), nil, limit)
+			pushes, err := list[pushRow](cmd.Context(), c, at("projects/%s/pushes", args[0]), nil, int(limit))
 			if err != nil {
 				return err
 			}
@@ -119,7 +116,7 @@ func newPushListCommand(env *environment, source *sourceFlags) *cobra.Command {
 				return printJSON(env.stdout, rawOf(pushes))
 			}
 			// The announcements of the pushes shown are among the newest.
-			announced, err := list[announcementRow](cmd.Context(), c, at("projects/%s/announcements", args[0]), nil, 10*limit)
+			announced, err := list[announcementRow](cmd.Context(), c, at("projects/%s/announcements", args[0]), nil, 10*int(limit))
 			if err != nil {
 				return err
 			}
@@ -141,7 +138,7 @@ func newPushListCommand(env *environment, source *sourceFlags) *cobra.Command {
 			return t.flush()
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 20, "how many to list")
+	limit.add(cmd, 20, "how many to list")
 	output.add(cmd)
 	return cmd
 }

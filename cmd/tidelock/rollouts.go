@@ -25,7 +25,7 @@ type rolloutRow struct {
 func newRolloutsCommand(env *environment) *cobra.Command {
 	var source sourceFlags
 	var output outputFlag
-	var limit int
+	var limit limitFlag
 	var query struct {
 		Commit      string `url:"sha,omitempty"`
 		Environment string `url:"environment,omitempty"`
@@ -46,9 +46,6 @@ the agent cannot be asked.`,
   tidelock rollouts team/site --environment production --state failed`,
 		Args: arguments("<project>"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 {
-				return misusef("--limit must be at least 1")
-			}
 			c, err := source.connect(env)
 			if err != nil {
 				return err
@@ -63,7 +60,7 @@ the agent cannot be asked.`,
 				}
 				query.Commit = found.value.ID
 			}
-			rollouts, err := list[rolloutRow](cmd.Context(), c, at("projects/%s/rollouts", args[0]), query, limit)
+			rollouts, err := list[rolloutRow](cmd.Context(), c, at("projects/%s/rollouts", args[0]), query, int(limit))
 			if err != nil {
 				return err
 			}
@@ -88,7 +85,7 @@ the agent cannot be asked.`,
 	flags.StringVar(&query.State, "state", "", "only in this state: pending, running, success, failed, superseded or unknown")
 	flags.StringVar(&query.Applier, "object", "", "only through this object, such as Kustomization/flux-system/apps")
 	flags.BoolVar(&query.Newest, "newest", false, "only the newest commit of each object")
-	flags.IntVar(&limit, "limit", 50, "how many to list")
+	limit.add(cmd, 50, "how many to list")
 	source.add(cmd)
 	output.add(cmd)
 	return cmd

@@ -61,9 +61,7 @@ packaged, announced, triggered, fetched, applied, healthy and reported, for
 every object that applies it. All times are on the server's clock, and count
 from the push.
 
-A commit is named by its id, in full or short, or by a branch or tag. Without
-one it is that of the CI/CD job, or else what is checked out here. The project
-is that of the job, or of the remote of what is checked out here.`,
+` + whichCommit,
 		Example: `  tidelock trace
   tidelock trace 1a2b3c4d --project team/site
   tidelock trace main --project team/site -o json`,

@@ -48,9 +48,7 @@ standard error, and goes on when the server cannot be reached for a while.
 The exit code is the result, so that a CI/CD job can wait in this way:
 0 it is live, 1 it failed or another commit took its place, 3 the time is over.
 
-A commit is named by its id, in full or short, or by a branch or tag. Without
-one it is that of the CI/CD job, or else what is checked out here. The project
-is that of the job, or of the remote of what is checked out here.`,
+` + whichCommit,
 		Example: `  tidelock wait
   tidelock wait 1a2b3c4d --project team/site --environment production
   tidelock wait main --project team/site --timeout 30m -o json`,
@@ -83,6 +81,11 @@ is that of the job, or of the remote of what is checked out here.`,
 	output.add(cmd)
 	return cmd
 }
+
+// whichCommit is the help on the argument of commands about one commit.
+const whichCommit = `A commit is named by its id, in full or short, or by a branch or tag. Without
+one it is that of the CI/CD job, or else what is checked out here. The project
+is that of the job, or of the remote of what is checked out here.`
 
 func atMostOneCommit(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {

@@ -46,9 +46,7 @@ to do next. Other causes that would still be there are told after it.
 The exit code is 0 when nothing is wrong (it is live, or on its way), 1 when
 something is in the way, and 3 when it cannot be told.
 
-A commit is named by its id, in full or short, or by a branch or tag. Without
-one it is that of the CI/CD job, or else what is checked out here. The project
-is that of the job, or of the remote of what is checked out here.`,
+` + whichCommit,
 		Example: `  tidelock why
   tidelock why 1a2b3c4d --project team/site --environment production
   tidelock why main --project team/site -o json`,
