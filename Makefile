@@ -72,6 +72,7 @@ soak: components ## Run the long form of the fault tests (TIDELOCK_SOAK=duration
 	@.ci/fuzz $${FUZZ:-30s}
 	cd playground && TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./e2e
 	TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./internal/servertest
+	TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test $(RACE) -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./internal/rollout
 	TIDELOCK_SOAK=$${TIDELOCK_SOAK:-1h} $(GO) test -count=1 -timeout 0 -run Soak -v $(TEST_FLAGS) ./cmd/tidelock
 	TIDELOCK_SOAK=1 $(GO) test -count=1 -timeout 0 -run TestH13ManyReferrers -v $(TEST_FLAGS) ./internal/server
 	TIDELOCK_SOAK=1 $(GO) test -count=1 -run TestTraps/never_500 -v $(TEST_FLAGS) ./internal/gitlabapi
