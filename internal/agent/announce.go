@@ -76,7 +76,7 @@ func (c *connection) takeAnnouncements(ctx context.Context, stream *announceStre
 // sendChanges sends what the feed says, and a digest every minute. The digest
 // is of what was sent on this stream, so that messages under way the other
 // way do not make it differ.
-func (c *connection) sendChanges(ctx context.Context, stream *announceStream, feed *flux.Feed) error {
+func (c *connection) sendChanges(ctx context.Context, stream *announceStream, feed *flux.SourceFeed) error {
 	sent := make(map[string]int64)
 	next := time.Now().Add(digestEvery)
 	complete := false
@@ -119,14 +119,14 @@ func sendError(err error) error {
 
 // requestsOf puts changes into messages, and notes in sent the numbers they
 // acknowledge.
-func requestsOf(changes flux.Changes, sent map[string]int64) []*agentrpc.AnnounceRequest {
+func requestsOf(changes flux.SourceChanges, sent map[string]int64) []*agentrpc.AnnounceRequest {
 	var requests []*agentrpc.AnnounceRequest
-	if changes.Complete || len(changes.Sources)+len(changes.Removals) > 0 {
+	if changes.Complete || len(changes.Upserts)+len(changes.Removals) > 0 {
 		change := &agentrpc.SourceChange{Complete: changes.Complete}
 		if changes.Complete {
 			clear(sent)
 		}
-		for _, s := range changes.Sources {
+		for _, s := range changes.Upserts {
 			change.Upserts = append(change.Upserts, sourceMessage(s))
 			sent[string(s.ID)] = s.LastNumber
 		}

@@ -18,9 +18,9 @@ import (
 
 func TestRequestsOf(t *testing.T) {
 	sent := map[string]int64{"old": 3}
-	requests := requestsOf(flux.Changes{
+	requests := requestsOf(flux.SourceChanges{
 		Complete: true,
-		Sources:  []flux.Source{{ID: "a", LastNumber: 5, Ref: tidelock.RefSpec{SemVer: "1.x"}}, {ID: "b"}},
+		Upserts:  []flux.Source{{ID: "a", LastNumber: 5, Ref: tidelock.RefSpec{SemVer: "1.x"}}, {ID: "b"}},
 		Progress: []flux.Progress{{
 			Source: "b", Number: 2, State: tidelock.Failed, Message: "no", Via: flux.ViaAnnotation, Attempts: 4,
 			Called: time.Millisecond,
@@ -43,11 +43,11 @@ func TestRequestsOf(t *testing.T) {
 		t.Errorf("the digest is of %v", sent)
 	}
 
-	requests = requestsOf(flux.Changes{Removals: []tidelock.SourceID{"a"}}, sent)
+	requests = requestsOf(flux.SourceChanges{Removals: []tidelock.SourceID{"a"}}, sent)
 	if len(requests) != 1 || requests[0].GetSources().Complete || len(sent) != 1 {
 		t.Errorf("removal: got %v, then %v", requests, sent)
 	}
-	if got := requestsOf(flux.Changes{Complete: true}, sent); len(got) != 1 || !got[0].GetSources().Complete {
+	if got := requestsOf(flux.SourceChanges{Complete: true}, sent); len(got) != 1 || !got[0].GetSources().Complete {
 		t.Errorf("the empty set: got %v", got)
 	}
 }

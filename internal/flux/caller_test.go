@@ -307,7 +307,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestFeed(t *testing.T) {
-	next := func(f *Feed) Changes {
+	next := func(f *SourceFeed) SourceChanges {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -317,26 +317,26 @@ func TestFeed(t *testing.T) {
 		}
 		return changes
 	}
-	f := newFeed()
+	f := newFeed[tidelock.SourceID, Source]()
 	f.start(nil)
-	if c := next(f); !c.Complete || len(c.Sources) != 0 {
+	if c := next(f); !c.Complete || len(c.Upserts) != 0 {
 		t.Errorf("got %+v, want the empty set", c)
 	}
 	for i := range 1000 {
-		f.upsert(Source{ID: "a", Revision: fmt.Sprint(i)})
-		f.advance(Progress{Source: "a", Number: int64(i)})
+		f.upsert("a", Source{ID: "a", Revision: fmt.Sprint(i)})
+		f.advance("a", Progress{Source: "a", Number: int64(i)})
 	}
-	if c := next(f); c.Complete || len(c.Sources) != 1 || c.Sources[0].Revision != "999" || len(c.Progress) != 1 || c.Progress[0].Number != 999 {
+	if c := next(f); c.Complete || len(c.Upserts) != 1 || c.Upserts[0].Revision != "999" || len(c.Progress) != 1 || c.Progress[0].Number != 999 {
 		t.Errorf("got %+v, want the newest only", c)
 	}
-	f.upsert(Source{ID: "a"})
+	f.upsert("a", Source{ID: "a"})
 	f.remove("a")
-	if c := next(f); len(c.Sources) != 0 || len(c.Removals) != 1 {
+	if c := next(f); len(c.Upserts) != 0 || len(c.Removals) != 1 {
 		t.Errorf("got %+v, want the removal only", c)
 	}
 	f.remove("b")
-	f.start([]Source{{ID: "a"}})
-	if c := next(f); !c.Complete || len(c.Sources) != 1 || len(c.Removals) != 0 {
+	f.start(map[tidelock.SourceID]Source{"a": {ID: "a"}})
+	if c := next(f); !c.Complete || len(c.Upserts) != 1 || len(c.Removals) != 0 {
 		t.Errorf("got %+v, want the set only", c)
 	}
 	f.close()

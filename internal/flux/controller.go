@@ -90,7 +90,7 @@ type Controller struct {
 	nudged       map[tidelock.SourceID]time.Time // when its Receiver was last asked to be looked at
 	stuck        map[types.NamespacedName]types.UID
 	calls        []call // ready to be made
-	feed         *Feed
+	feed         *SourceFeed
 	synced       bool // the set of sources is known
 	appliers     map[tidelock.ObjectID]*applier
 	users        map[tidelock.SourceID]map[tidelock.ObjectID]*applier // by the sources that concern them
@@ -247,22 +247,22 @@ func (c *Controller) Announce(a Announcement) bool {
 	return true
 }
 
-// Subscribe opens a Feed; the one before it ends, and this one does when Run
-// ends. The first Changes come when the set of sources is known.
-func (c *Controller) Subscribe() *Feed {
+// Subscribe opens a SourceFeed; the one before it ends, and this one does when Run
+// ends. The first changes come when the set of sources is known.
+func (c *Controller) Subscribe() *SourceFeed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.feed != nil {
 		c.feed.close()
 	}
-	c.feed = newFeed()
+	c.feed = newFeed[tidelock.SourceID, Source]()
 	if c.synced {
 		c.startFeed()
 	}
 	return c.feed
 }
 
-// Resend has the Feed begin again with the whole set.
+// Resend has the SourceFeed begin again with the whole set.
 func (c *Controller) Resend() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -274,12 +274,9 @@ func (c *Controller) Resend() {
 // startFeed hands the whole set to the feed; the lock is held.
 func (c *Controller) startFeed() {
 	clear(c.told)
-	var set []Source
 	for id, t := range c.tracks {
 		if t.ours {
-			s := t.source()
-			c.told[id] = s
-			set = append(set, s)
+			c.told[id] = t.source()
 		}
 	}
 	for id := range c.resolutions {
@@ -287,10 +284,10 @@ func (c *Controller) startFeed() {
 			delete(c.resolutions, id)
 		}
 	}
-	c.feed.start(set)
+	c.feed.start(c.told)
 	for _, t := range c.tracks {
 		if t.ours && t.announcement != nil {
-			c.feed.advance(t.announcement.progress)
+			c.feed.advance(t.id, t.announcement.progress)
 		}
 	}
 }
@@ -532,7 +529,7 @@ func (c *Controller) follow(t *track) {
 		if t.announcement != nil {
 			c.metrics.advanced(t.announcement)
 			if c.feed != nil {
-				c.feed.advance(t.announcement.progress)
+				c.feed.advance(t.id, t.announcement.progress)
 			}
 		}
 	}
@@ -558,7 +555,7 @@ func (c *Controller) tell(t *track) {
 		return
 	}
 	c.told[t.id] = s
-	c.feed.upsert(s)
+	c.feed.upsert(t.id, s)
 }
 
 // untell takes a source out of the feed's set; the lock is held.

@@ -56,8 +56,9 @@ func repository(name string, change ...func(*sourcev1.GitRepository)) *sourcev1.
 	return repo
 }
 
-// take returns what the feed has, which has to be there already.
-func take(t *testing.T, f *Feed) Changes {
+// take returns what the feed has, which has to be there already; it is empty if
+// there is nothing.
+func take[K comparable, V any](t *testing.T, f *Feed[K, V]) Changes[K, V] {
 	t.Helper()
 	changes, _, err := f.take()
 	if err != nil {
@@ -72,10 +73,10 @@ func TestControllerFeed(t *testing.T) {
 	c.observed(gitRepository, repository("foreign", func(r *sourcev1.GitRepository) { r.Spec.URL = "https://other.example/team/site" }))
 	f := c.Subscribe()
 	set := take(t, f)
-	if !set.Complete || len(set.Sources) != 1 || set.Sources[0].ID != "GitRepository/ns/site" {
+	if !set.Complete || len(set.Upserts) != 1 || set.Upserts[0].ID != "GitRepository/ns/site" {
 		t.Fatalf("got %+v, want site only", set)
 	}
-	if s := set.Sources[0]; s.URL != "https://forge.example/team/site" || s.UID != "uid of site" || s.Revision != revision(commitA) {
+	if s := set.Upserts[0]; s.URL != "https://forge.example/team/site" || s.UID != "uid of site" || s.Revision != revision(commitA) {
 		t.Errorf("got %+v", s)
 	}
 
@@ -83,7 +84,7 @@ func TestControllerFeed(t *testing.T) {
 		r.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "x"}
 		r.Generation++
 	}))
-	if changes := take(t, f); len(changes.Sources) != 0 {
+	if changes := take(t, f); len(changes.Upserts) != 0 {
 		t.Errorf("got %+v, want nothing: it matters to nobody", changes)
 	}
 	for name, change := range map[string]func(*sourcev1.GitRepository){
@@ -94,7 +95,7 @@ func TestControllerFeed(t *testing.T) {
 		"url":       func(r *sourcev1.GitRepository) { r.Spec.URL = "https://forge.example/team/moved" },
 	} {
 		c.observed(gitRepository, repository("site", change))
-		if changes := take(t, f); changes.Complete || len(changes.Sources) != 1 {
+		if changes := take(t, f); changes.Complete || len(changes.Upserts) != 1 {
 			t.Errorf("%s: got %+v, want one source", name, changes)
 		}
 		c.observed(gitRepository, repository("site"))
@@ -104,7 +105,7 @@ func TestControllerFeed(t *testing.T) {
 	// Numbers are of this object, and are told with the whole set.
 	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 9, Goal: tidelock.Goal{Commit: commitA}})
 	c.Resend()
-	if set := take(t, f); !set.Complete || set.Sources[0].LastNumber != 9 || set.Sources[0].LastCommit != commitA || len(set.Progress) != 1 {
+	if set := take(t, f); !set.Complete || set.Upserts[0].LastNumber != 9 || set.Upserts[0].LastCommit != commitA || len(set.Progress) != 1 {
 		t.Errorf("got %+v", set)
 	}
 
@@ -127,7 +128,7 @@ func TestControllerFeed(t *testing.T) {
 	if err := c.Configure(Settings{}); err != nil {
 		t.Fatal(err)
 	}
-	if changes := take(t, f); len(changes.Sources) != 1 || changes.Sources[0].LastNumber != 0 {
+	if changes := take(t, f); len(changes.Upserts) != 1 || changes.Upserts[0].LastNumber != 0 {
 		t.Errorf("selected again: got %+v", changes)
 	}
 	now := metav1.Now()
@@ -152,7 +153,7 @@ func TestFollowingAnotherRefAsksAnew(t *testing.T) {
 	c.Announce(Announcement{Source: "GitRepository/ns/site", Number: 4, Goal: tidelock.Goal{Commit: commitB}})
 	told := func() Source {
 		t.Helper()
-		return take(t, c.Subscribe()).Sources[0]
+		return take(t, c.Subscribe()).Upserts[0]
 	}
 	if s := told(); s.LastNumber != 4 || s.LastCommit != commitB {
 		t.Errorf("announced: told %d %s", s.LastNumber, s.LastCommit)
@@ -190,15 +191,15 @@ func TestOversizedSourcesAreLeftOut(t *testing.T) {
 	} {
 		c.observed(gitRepository, repository(name, change))
 	}
-	if changes := take(t, feed); len(changes.Sources) != 1 || changes.Sources[0].ID != "GitRepository/ns/good" {
-		t.Errorf("told of %d sources, want the good one alone", len(changes.Sources))
+	if changes := take(t, feed); len(changes.Upserts) != 1 || changes.Upserts[0].ID != "GitRepository/ns/good" {
+		t.Errorf("told of %d sources, want the good one alone", len(changes.Upserts))
 	}
 	c.observed(gitRepository, repository("good", func(r *sourcev1.GitRepository) { r.Spec.URL += long }))
 	if changes := take(t, feed); len(changes.Removals) != 1 {
 		t.Errorf("grown too long: told %+v, want its removal", changes)
 	}
 	c.observed(gitRepository, repository("good"))
-	if changes := take(t, feed); len(changes.Sources) != 1 {
+	if changes := take(t, feed); len(changes.Upserts) != 1 {
 		t.Errorf("repaired: told %+v, want it back", changes)
 	}
 }

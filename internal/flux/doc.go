@@ -7,7 +7,7 @@
 // the cluster serves them; what kinds differ in is in kind.go, and all else is
 // the same for every source. Its caller tells it which URLs are the forge's (SetForge), which sources the server serves
 // (SetServed) and what was pushed (Announce); it reads the set of sources and
-// the progress of announcements from a Feed. Only one Controller per agent may
+// the progress of announcements from a SourceFeed. Only one Controller per agent may
 // run in a cluster at a time: Run takes leadership as given.
 //
 // A trigger is an HTTP call to Flux's notification-controller where a Receiver

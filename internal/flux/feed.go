@@ -3,49 +3,65 @@ package flux
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"tidelock.dev"
 )
 
-// ErrFeedEnded is what a Feed's reader gets when a newer Feed was opened or
-// the Controller has stopped.
+// ErrFeedEnded is what a Feed's reader gets when a newer Feed of its kind was
+// opened or the Controller has stopped.
 var ErrFeedEnded = errors.New("the feed has ended")
 
-// Changes is what is new since the last call of Next.
-type Changes struct {
-	Complete bool // Sources is the whole set
-	Sources  []Source
-	Removals []tidelock.SourceID
-	Progress []Progress
+type (
+	// A SourceFeed hands out the sources, and how announcements come along.
+	SourceFeed    = Feed[tidelock.SourceID, Source]
+	SourceChanges = Changes[tidelock.SourceID, Source]
+
+	// An ObservationFeed hands out what is observed. Times are those of this
+	// process, with their monotonic part; an observation has no Agent and no
+	// Project.
+	ObservationFeed = Feed[tidelock.ObjectID, tidelock.Observation]
+	Observations    = Changes[tidelock.ObjectID, tidelock.Observation]
+)
+
+// Changes is what is new in a set since the last call of Next, in no order.
+type Changes[K comparable, V any] struct {
+	Complete bool // Upserts is the whole set
+	Upserts  []V
+	Removals []K
+	Progress []Progress // of announcements, which only sources have
 }
 
-// A Feed hands out the set of sources once, and then what changes in it and
-// how announcements come along. It coalesces by source, newest wins, so a slow
-// reader holds at most one entry of each kind per source.
-type Feed struct {
+// A Feed hands out a set once, and then what changes in it. It coalesces by
+// key, newest wins, so a slow reader holds at most one entry of each kind per
+// key. What comes before the set is part of it.
+type Feed[K comparable, V any] struct {
 	wake chan struct{}
 
 	mu       sync.Mutex
+	started  bool // the set is known
 	closed   bool
 	complete bool
-	sources  map[tidelock.SourceID]Source
-	removals map[tidelock.SourceID]bool
-	progress map[tidelock.SourceID]Progress
+	upserts  map[K]V
+	removals map[K]bool
+	progress map[K]Progress
 }
 
-func newFeed() *Feed {
-	f := &Feed{wake: make(chan struct{}, 1)}
+func newFeed[K comparable, V any]() *Feed[K, V] {
+	f := &Feed[K, V]{wake: make(chan struct{}, 1)}
 	f.clear()
 	return f
 }
 
-// Next waits for changes. The first has the complete set, be it empty.
-func (f *Feed) Next(ctx context.Context) (Changes, error) {
+// Next waits for changes. The first has the complete set, be it empty. It
+// returns ErrFeedEnded when the feed is at its end.
+func (f *Feed[K, V]) Next(ctx context.Context) (Changes[K, V], error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return Changes{}, ctx.Err()
+			return Changes[K, V]{}, ctx.Err()
 		case <-f.wake:
 		}
 		if changes, ok, err := f.take(); ok || err != nil {
@@ -54,73 +70,72 @@ func (f *Feed) Next(ctx context.Context) (Changes, error) {
 	}
 }
 
-func (f *Feed) take() (changes Changes, ok bool, err error) {
+func (f *Feed[K, V]) take() (changes Changes[K, V], ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return Changes{}, false, ErrFeedEnded
+		return changes, false, ErrFeedEnded
 	}
-	changes.Complete = f.complete
-	for _, s := range f.sources {
-		changes.Sources = append(changes.Sources, s)
+	changes = Changes[K, V]{
+		Complete: f.complete,
+		Upserts:  slices.Collect(maps.Values(f.upserts)),
+		Removals: slices.Collect(maps.Keys(f.removals)),
+		Progress: slices.Collect(maps.Values(f.progress)),
 	}
-	for id := range f.removals {
-		changes.Removals = append(changes.Removals, id)
-	}
-	for _, p := range f.progress {
-		changes.Progress = append(changes.Progress, p)
-	}
-	ok = changes.Complete || len(changes.Sources)+len(changes.Removals)+len(changes.Progress) > 0
 	f.clear()
-	return changes, ok, nil
+	return changes, changes.Complete || len(changes.Upserts)+len(changes.Removals)+len(changes.Progress) > 0, nil
 }
 
 // clear forgets what was handed out; the lock is held.
-func (f *Feed) clear() {
+func (f *Feed[K, V]) clear() {
 	f.complete = false
-	f.sources = make(map[tidelock.SourceID]Source)
-	f.removals = make(map[tidelock.SourceID]bool)
-	f.progress = make(map[tidelock.SourceID]Progress)
+	f.upserts = make(map[K]V)
+	f.removals = make(map[K]bool)
+	f.progress = make(map[K]Progress)
 }
 
-func (f *Feed) start(set []Source) {
+// start hands out the whole set, at first or anew.
+func (f *Feed[K, V]) start(set map[K]V) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.clear()
-	f.complete = true
-	for _, s := range set {
-		f.sources[s.ID] = s
+	f.started, f.complete = true, true
+	maps.Copy(f.upserts, set)
+	f.ring()
+}
+
+func (f *Feed[K, V]) upsert(key K, value V) {
+	f.change(func() {
+		f.upserts[key] = value
+		delete(f.removals, key)
+	})
+}
+
+func (f *Feed[K, V]) remove(key K) {
+	f.change(func() {
+		delete(f.upserts, key)
+		delete(f.progress, key)
+		if !f.complete {
+			f.removals[key] = true
+		}
+	})
+}
+
+func (f *Feed[K, V]) advance(key K, p Progress) {
+	f.change(func() { f.progress[key] = p })
+}
+
+// change has the reader told what do changes, if the set is known.
+func (f *Feed[K, V]) change(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.started {
+		do()
+		f.ring()
 	}
-	f.ring()
 }
 
-func (f *Feed) upsert(s Source) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sources[s.ID] = s
-	delete(f.removals, s.ID)
-	f.ring()
-}
-
-func (f *Feed) remove(id tidelock.SourceID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.sources, id)
-	delete(f.progress, id)
-	if !f.complete {
-		f.removals[id] = true
-	}
-	f.ring()
-}
-
-func (f *Feed) advance(p Progress) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.progress[p.Source] = p
-	f.ring()
-}
-
-func (f *Feed) close() {
+func (f *Feed[K, V]) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
@@ -128,7 +143,7 @@ func (f *Feed) close() {
 }
 
 // ring wakes the reader; the lock is held.
-func (f *Feed) ring() {
+func (f *Feed[K, V]) ring() {
 	select {
 	case f.wake <- struct{}{}:
 	default:

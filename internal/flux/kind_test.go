@@ -212,7 +212,7 @@ func TestChartsFollowTheirRepository(t *testing.T) {
 	is("a HelmRepository of another namespace", "")
 	c.see(helmRepository("charts"))
 	is("both", "oci://forge.example/team/charts/web")
-	if changes := take(t, f); len(changes.Sources) != 1 || changes.Sources[0].ID != id || changes.Sources[0].Ref.SemVer != "1.x" || changes.Sources[0].Revision != "1.0.0" {
+	if changes := take(t, f); len(changes.Upserts) != 1 || changes.Upserts[0].ID != id || changes.Upserts[0].Ref.SemVer != "1.x" || changes.Upserts[0].Revision != "1.0.0" {
 		t.Errorf("told %+v", changes)
 	}
 	c.observed(helmChart, chart("web", "charts", func(c *sourcev1.HelmChart) { c.Generation++ }))
@@ -397,7 +397,7 @@ func TestKindsVanishAndReturn(t *testing.T) {
 	}
 	c.setInstallation(installation{kinds: kinds, receivers: true})
 	show()
-	if changes := take(t, f); len(changes.Sources) != 1 || changes.Sources[0].ID != "OCIRepository/ns/site" {
+	if changes := take(t, f); len(changes.Upserts) != 1 || changes.Upserts[0].ID != "OCIRepository/ns/site" {
 		t.Errorf("it is back: told %+v", changes)
 	}
 	c.setInstallation(installation{})

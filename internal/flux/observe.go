@@ -84,7 +84,7 @@ func (c *Controller) SubscribeObservations() *ObservationFeed {
 	if c.observations != nil {
 		c.observations.close()
 	}
-	c.observations = newObservationFeed()
+	c.observations = newFeed[tidelock.ObjectID, tidelock.Observation]()
 	c.observeBy = time.Time{}
 	c.startObservations(time.Now())
 	return c.observations
@@ -405,7 +405,7 @@ func (c *Controller) observe(before tidelock.Observation, known bool, after tide
 	}
 	c.sightings[after.Object] = after
 	if c.observations != nil {
-		c.observations.upsert(after)
+		c.observations.upsert(after.Object, after)
 	}
 }
 

@@ -15,21 +15,10 @@ import (
 	"tidelock.dev"
 )
 
-// see returns what the feed has, which has to be there already; it is empty if
-// there is nothing.
-func see(t *testing.T, f *ObservationFeed) Observations {
-	t.Helper()
-	o, _, err := f.take()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
-
 // saw returns the one observation that the feed has.
 func saw(t *testing.T, f *ObservationFeed) tidelock.Observation {
 	t.Helper()
-	o := see(t, f)
+	o := take(t, f)
 	if len(o.Upserts) != 1 || len(o.Removals) != 0 {
 		t.Fatalf("got %+v, want one observation", o)
 	}
@@ -89,18 +78,18 @@ const siteID = tidelock.SourceID("GitRepository/ns/site")
 func TestObservations(t *testing.T) {
 	c := newController(t, "")
 	feed := c.SubscribeObservations()
-	if o := see(t, feed); !o.Complete || len(o.Upserts) != 0 {
+	if o := take(t, feed); !o.Complete || len(o.Upserts) != 0 {
 		t.Fatalf("nothing there: got %+v", o)
 	}
 	// The applier comes before its source, and that before it is known to be served.
 	c.applierObserved(kustomization, kustomize("app", "site", applied(revision(commitA))))
 	c.applierObserved(kustomization, kustomize("other", "elsewhere", applied(revision(commitA))))
 	c.observed(gitRepository, repository("site"))
-	if o := see(t, feed); len(o.Upserts) != 0 {
+	if o := take(t, feed); len(o.Upserts) != 0 {
 		t.Errorf("before it is served: got %+v", o)
 	}
 	c.SetServed(siteID, true)
-	if o := see(t, feed); o.Complete || len(o.Upserts) != 2 {
+	if o := take(t, feed); o.Complete || len(o.Upserts) != 2 {
 		t.Errorf("served: got %+v, want the source and one applier", o)
 	}
 	if got := c.Status().Appliers; got != 1 {
@@ -111,7 +100,7 @@ func TestObservations(t *testing.T) {
 	c.applierObserved(kustomization, kustomize("app", "site", applied(revision(commitA))))
 	c.applierObserved(kustomization, kustomize("app", "site", applied(revision(commitA)), tries(revision(commitA))))
 	c.observed(gitRepository, repository("site"))
-	if o := see(t, feed); len(o.Upserts)+len(o.Removals) != 0 {
+	if o := take(t, feed); len(o.Upserts)+len(o.Removals) != 0 {
 		t.Errorf("nothing new: got %+v", o)
 	}
 
@@ -134,7 +123,7 @@ func TestObservations(t *testing.T) {
 
 	// It follows another source, that is not served, and comes back.
 	c.applierObserved(kustomization, kustomize("app", "elsewhere"))
-	if o := see(t, feed); !slices.Equal(o.Removals, []tidelock.ObjectID{"Kustomization/ns/app"}) {
+	if o := take(t, feed); !slices.Equal(o.Removals, []tidelock.ObjectID{"Kustomization/ns/app"}) {
 		t.Errorf("moved away: got %+v", o)
 	}
 	c.applierObserved(kustomization, kustomize("app", "site", applied(revision(commitB))))
@@ -147,18 +136,18 @@ func TestObservations(t *testing.T) {
 
 	// Another object of the same name knows nothing of the one before.
 	c.applierObserved(kustomization, kustomize("app", "site", func(k *kustomizev1.Kustomization) { k.UID = "new" }))
-	if o := see(t, feed); len(o.Upserts) != 1 || o.Upserts[0].UID != "new" || len(o.Upserts[0].Outcomes) != 0 || len(o.Removals) != 0 {
+	if o := take(t, feed); len(o.Upserts) != 1 || o.Upserts[0].UID != "new" || len(o.Upserts[0].Outcomes) != 0 || len(o.Removals) != 0 {
 		t.Errorf("made anew: got %+v", o)
 	}
 
 	c.SetServed(siteID, false)
-	if o := see(t, feed); len(o.Removals) != 2 {
+	if o := take(t, feed); len(o.Removals) != 2 {
 		t.Errorf("not served any more: got %+v", o)
 	}
 	c.SetServed(siteID, true)
-	see(t, feed)
+	take(t, feed)
 	c.vanished(siteID)
-	if o := see(t, feed); len(o.Removals) != 2 {
+	if o := take(t, feed); len(o.Removals) != 2 {
 		t.Errorf("the source is gone: got %+v", o)
 	}
 	c.applierVanished("Kustomization/ns/app")
@@ -177,15 +166,15 @@ func TestObservationFeedWaits(t *testing.T) {
 	c.applierObserved(kustomization, kustomize("app", "site", applied(revision(commitA))))
 	feed := c.SubscribeObservations()
 	c.SetServed(siteID, true)
-	if o := see(t, feed); o.Complete || len(o.Upserts) != 0 {
+	if o := take(t, feed); o.Complete || len(o.Upserts) != 0 {
 		t.Errorf("one source is not resolved: got %+v", o)
 	}
 	c.SetServed("GitRepository/ns/other", false)
-	if o := see(t, feed); !o.Complete || len(o.Upserts) != 2 {
+	if o := take(t, feed); !o.Complete || len(o.Upserts) != 2 {
 		t.Errorf("all are resolved: got %+v", o)
 	}
 	again := c.SubscribeObservations()
-	if o := see(t, again); !o.Complete || len(o.Upserts) != 2 {
+	if o := take(t, again); !o.Complete || len(o.Upserts) != 2 {
 		t.Errorf("opened again: got %+v", o)
 	}
 	if _, _, err := feed.take(); err != ErrFeedEnded {
@@ -198,13 +187,13 @@ func TestObservationFeedWaits(t *testing.T) {
 	c.mu.Lock()
 	c.revisit(time.Now().Add(observePatience - time.Second))
 	c.mu.Unlock()
-	if o := see(t, late); o.Complete {
+	if o := take(t, late); o.Complete {
 		t.Error("it was not waited for the server")
 	}
 	c.mu.Lock()
 	c.revisit(time.Now().Add(observePatience + time.Second))
 	c.mu.Unlock()
-	if o := see(t, late); !o.Complete || len(o.Upserts) != 2 {
+	if o := take(t, late); !o.Complete || len(o.Upserts) != 2 {
 		t.Errorf("waited long enough: got %+v", o)
 	}
 }
@@ -235,12 +224,12 @@ func TestObservedHealth(t *testing.T) {
 		t.Errorf("follows %v, %d refreshes", h.follows, h.refreshes)
 	}
 	feed := c.SubscribeObservations()
-	if o := see(t, feed); o.Complete {
+	if o := take(t, feed); o.Complete {
 		t.Error("the set came before its objects were looked at")
 	}
 	h.report.Settled = true
 	c.HealthChanged(id)
-	o := see(t, feed)
+	o := take(t, feed)
 	i := slices.IndexFunc(o.Upserts, func(o tidelock.Observation) bool { return o.Object == id })
 	if !o.Complete || i < 0 || o.Upserts[i].Health != tidelock.HealthHealthy || o.Upserts[i].Objects != 2 {
 		t.Errorf("looked at: got %+v", o)
@@ -264,7 +253,7 @@ func TestObservedHealth(t *testing.T) {
 		t.Errorf("healthy: got %+v", o)
 	}
 	c.applierObserved(kustomization, next.DeepCopy())
-	if o := see(t, feed); len(o.Upserts) != 0 || h.refreshes != 1 {
+	if o := take(t, feed); len(o.Upserts) != 0 || h.refreshes != 1 {
 		t.Errorf("nothing new: got %+v, %d refreshes", o, h.refreshes)
 	}
 
@@ -316,7 +305,7 @@ func TestChartsOfGit(t *testing.T) {
 	const id = tidelock.ObjectID("HelmRelease/ns/web")
 	c := newController(t, "")
 	feed := c.SubscribeObservations()
-	see(t, feed)
+	take(t, feed)
 	a, b := revision(commitA), revision(commitB)
 	const one, two = "packaged 'web' chart with version '1.0.0'", "packaged 'web' chart with version '2.0.0'"
 	revisions := func(when, attempted, live string, state tidelock.ObservedState) {

@@ -113,14 +113,14 @@ func startFluxOn(t *testing.T, config *rest.Config, id tidelock.AgentID, setting
 	return a
 }
 
-func (a *fluxAgent) take(changes flux.Changes) {
+func (a *fluxAgent) take(changes flux.SourceChanges) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if changes.Complete {
 		clear(a.sources)
 		a.synced = true
 	}
-	for _, s := range changes.Sources {
+	for _, s := range changes.Upserts {
 		a.sources[s.ID] = s
 	}
 	for _, id := range changes.Removals {
