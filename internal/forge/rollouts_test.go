@@ -412,6 +412,35 @@ var rolloutTests = []struct{ name, story string }{
 		sees attempted=A applied=A state=ready health=healthy
 		= A success*`},
 
+	{"an applier that is made anew has applied nothing", `
+		push A
+		fetched A
+		sees attempted=A applied=A state=ready health=healthy
+		= A success*
+		remove
+		= A success*
+		sees attempted=raw: applied=raw: state=unknown health=unknown
+		= A running*
+		sees state=blocked message=dependency:not:ready
+		= A running* dependency:not:ready
+		sees attempted=A applied=A state=ready health=healthy
+		= A success*`},
+
+	{"a cluster that is made anew", `
+		push A
+		fetched A
+		sees attempted=A applied=A state=ready health=healthy
+		leave
+		come
+		fetched raw: state=unknown
+		sees attempted=raw: applied=raw: state=blocked health=unknown message=Source:not:ready
+		= A pending*
+		fetched A state=ready
+		sees state=blocked lacks=shop/nobody
+		= A failed* dependency 'shop/nobody' not found
+		sees attempted=A applied=A state=ready health=healthy
+		= A success*`},
+
 	{"an applier that is not in the whole set", `
 		push A
 		sees attempted=A state=progressing

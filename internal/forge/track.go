@@ -212,11 +212,19 @@ func (s sight) fetched() tidelock.CommitID {
 	return s.commit(s.source.Revision)
 }
 
+// blank reports whether the applier was made anew, perhaps with its cluster:
+// whatever another one of its name applied may be gone.
+func (s sight) blank() bool { return s.applier.Revision == "" && s.applier.Attempted == "" }
+
 // see takes in what is seen.
 func (t *track) see(s sight) {
 	t.discover(s)
 	at, fetched := t.find(s.attempted()), t.find(s.fetched())
 	newest := t.newest()
+	if s.blank() && newest != nil && newest.Project == t.project && newest.State == tidelock.RolloutSuccess {
+		newest.State, newest.Reason, newest.Message = tidelock.RolloutPending, "", ""
+		newest.RunningAt, newest.AppliedAt, newest.HealthyAt = time.Time{}, time.Time{}, time.Time{}
+	}
 	for _, r := range t.rollouts {
 		switch {
 		case r.Project != t.project:
