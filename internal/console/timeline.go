@@ -133,9 +133,7 @@ func (c *Console) commit(w http.ResponseWriter, r *http.Request, viewer forge.Pr
 	}
 	page.place(timeline)
 	if !timeline.Hidden {
-		if page.Why, err = c.why(r.Context(), viewer, project, timeline.Commit); err != nil {
-			return err
-		}
+		page.Why = c.why(r.Context(), viewer, project, timeline.Commit)
 	}
 	return c.render(w, http.StatusOK, "timeline", page)
 }

@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"fmt"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -25,14 +24,19 @@ type whyRow struct {
 // verdictsShown is how many environments one page tells of.
 const verdictsShown = 20
 
-// why asks for a viewer who may know where the commit goes.
-func (c *Console) why(ctx context.Context, viewer forge.Principal, project tidelock.Project, commit tidelock.CommitID) (whyPanel, error) {
+// why asks for a viewer who may know where the commit goes. When there is no
+// answer the panel says so, and the rest of the page is shown all the same.
+func (c *Console) why(ctx context.Context, viewer forge.Principal, project tidelock.Project, commit tidelock.CommitID) whyPanel {
 	verdicts, err := c.forge.Why(ctx, viewer, project, string(commit), "")
 	switch kind := tidelock.KindOf(err); {
 	case kind == tidelock.NotFound || kind == tidelock.Denied || kind == tidelock.Unauthenticated:
-		return whyPanel{}, nil
+		return whyPanel{}
 	case err != nil:
-		return whyPanel{}, fmt.Errorf("ask why %s is not live: %w", commit, err)
+		c.log.ErrorContext(ctx, "cause not found", "project", project.ID, "commit", commit, "error", err)
+		verdicts = []tidelock.Verdict{{
+			Code: tidelock.CauseUnknown, Sentence: "it cannot be told now whether anything is in the way",
+			Next: "look again in a moment; the log of the server says why it could not be told",
+		}}
 	}
 	var panel whyPanel
 	for _, v := range verdicts {
@@ -54,5 +58,5 @@ func (c *Console) why(ctx context.Context, viewer forge.Principal, project tidel
 		}
 		panel.Shown = append(panel.Shown, row)
 	}
-	return panel, nil
+	return panel
 }
