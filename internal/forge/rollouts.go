@@ -19,10 +19,10 @@ type rolloutStore interface {
 	// LockAgent keeps others from moving an agent's rollouts until the
 	// transaction of ctx ends. No such agent is NotFound.
 	LockAgent(context.Context, tidelock.AgentID) error
-	// LiveRollouts lists, of an agent, the rollouts that are not done, the
-	// newest of each applier, and those of commits of a project, in order of
-	// applier and turn.
-	LiveRollouts(ctx context.Context, agent tidelock.AgentID, project tidelock.ProjectID, commits []tidelock.CommitID) ([]tidelock.Rollout, error)
+	// LiveRollouts lists, of some appliers of an agent or of all for nil, the
+	// rollouts that are not done, the newest, and those of commits of a
+	// project, in order of applier and turn.
+	LiveRollouts(ctx context.Context, agent tidelock.AgentID, appliers []tidelock.ObjectID, project tidelock.ProjectID, commits []tidelock.CommitID) ([]tidelock.Rollout, error)
 	// SaveRollouts writes by agent, applier, project and commit. What a report
 	// wrote, Status, Deployment and Environment, stays as it is. UpdatedAt
 	// grows with every change. No such agent or project is NotFound.
@@ -235,6 +235,18 @@ func (v view) like(w view) bool {
 	return v.served == w.served && maps.Equal(v.sources, w.sources) && maps.EqualFunc(v.seen, w.seen, same) &&
 		slices.EqualFunc(v.appliers, w.appliers, same) && maps.Equal(v.heads, w.heads) &&
 		slices.EqualFunc(v.pushes, w.pushes, func(a, b tidelock.Push) bool { return a.ID == b.ID })
+}
+
+// about are the appliers whose rollouts a view decides; nil for all.
+func (v view) about() []tidelock.ObjectID {
+	if v.objects == nil {
+		return nil
+	}
+	about := slices.Clone(v.objects)
+	for _, o := range v.appliers {
+		about = append(about, o.Object)
+	}
+	return slices.DeleteFunc(about, func(id tidelock.ObjectID) bool { return !id.Applies() })
 }
 
 // view reads it. What the sources should have is read before the pushes, so
@@ -623,7 +635,7 @@ func (f *Forge) move(ctx context.Context, v view) ([]tidelock.Rollout, error) {
 		commits = append(commits, v.heads[id].commit)
 	}
 	commits = slices.DeleteFunc(commits, func(c tidelock.CommitID) bool { return c == "" })
-	known, err := f.store.LiveRollouts(ctx, v.agent, v.project, commits)
+	known, err := f.store.LiveRollouts(ctx, v.agent, v.about(), v.project, commits)
 	if err != nil {
 		return nil, fmt.Errorf("read rollouts of agent %d: %w", v.agent, err)
 	}
@@ -665,7 +677,7 @@ func (f *Forge) leave(ctx context.Context, v view, byApplier map[tidelock.Object
 	var left []tidelock.ObjectID
 	for applier, rollouts := range byApplier {
 		open := func(r tidelock.Rollout) bool { return r.Project == v.project && !r.State.Done() }
-		if slices.ContainsFunc(rollouts, open) && (v.objects == nil || slices.Contains(v.objects, applier)) {
+		if slices.ContainsFunc(rollouts, open) {
 			left = append(left, applier)
 		}
 	}
@@ -742,7 +754,7 @@ func (f *Forge) doubt(ctx context.Context, agent tidelock.AgentID, silent func(c
 		if away, err := silent(ctx, agent); err != nil || !away {
 			return err
 		}
-		known, err := f.store.LiveRollouts(ctx, agent, 0, nil)
+		known, err := f.store.LiveRollouts(ctx, agent, nil, 0, nil)
 		if err != nil {
 			return err
 		}

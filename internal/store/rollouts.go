@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -40,51 +41,71 @@ func (db *DB) LockAgent(ctx context.Context, id tidelock.AgentID) error {
 }
 
 const (
+	// No row comes of both halves. With UNION ALL, SQLite would not sort them,
+	// and not take the indexes that hold nothing else.
 	selectLiveRollouts = `
 		SELECT ` + rolloutColumns + ` FROM ` + rolloutTables + `
-		WHERE r.agent_id = ? AND r.` + openRollout + `
+		WHERE r.agent_id = ?%[1]s AND r.` + openRollout + ` AND NOT r.newest
 		UNION
 		SELECT ` + rolloutColumns + ` FROM ` + rolloutTables + `
-		WHERE r.agent_id = ? AND r.newest`
+		WHERE r.agent_id = ?%[1]s AND r.newest`
 	selectRolloutsOfCommits = `
 		SELECT ` + rolloutColumns + ` FROM ` + rolloutTables + `
-		WHERE r.project_id = ? AND r.agent_id = ? AND r.commit_id IN `
+		WHERE r.agent_id = ?%[1]s AND r.project_id = ? AND r.commit_id IN %[2]s`
 )
 
-func (db *DB) LiveRollouts(ctx context.Context, agent tidelock.AgentID, project tidelock.ProjectID, commits []tidelock.CommitID) ([]tidelock.Rollout, error) {
+func (db *DB) LiveRollouts(ctx context.Context, agent tidelock.AgentID, appliers []tidelock.ObjectID, project tidelock.ProjectID, commits []tidelock.CommitID) ([]tidelock.Rollout, error) {
+	commits = slices.Compact(slices.Sorted(slices.Values(commits)))
 	byID := map[tidelock.RolloutID]tidelock.Rollout{}
 	err := db.read(ctx, func(s session) error {
-		live, err := many(ctx, s, "rollouts", scanRollout, selectLiveRollouts, agent, agent)
-		if err != nil {
-			return err
+		if appliers == nil {
+			return s.liveRollouts(ctx, byID, "", []any{agent}, project, commits)
 		}
-		for some := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(commits))), batch) {
-			args := []any{project, agent}
-			for _, c := range some {
-				args = append(args, c)
-			}
-			more, err := many(ctx, s.rarely(), "rollouts", scanRollout, selectRolloutsOfCommits+tuples(1, len(some)), args...)
-			if err != nil {
+		for some := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(appliers))), batch) {
+			of := append([]any{agent}, anys(some)...)
+			if err := s.rarely().liveRollouts(ctx, byID, ` AND r.applier IN `+tuples(1, len(some)), of, project, commits); err != nil {
 				return err
 			}
-			live = append(live, more...)
-		}
-		for _, r := range live {
-			byID[r.ID] = r
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	found := make([]tidelock.Rollout, 0, len(byID))
-	for _, r := range byID {
-		found = append(found, r)
-	}
-	slices.SortFunc(found, func(a, b tidelock.Rollout) int {
+	return slices.SortedFunc(maps.Values(byID), func(a, b tidelock.Rollout) int {
 		return cmp.Or(cmp.Compare(a.Applier, b.Applier), cmp.Compare(a.Turn, b.Turn), cmp.Compare(a.ID, b.ID))
-	})
-	return found, nil
+	}), nil
+}
+
+// liveRollouts adds what LiveRollouts finds of an agent, the first of args, or
+// of those of its appliers that a condition picks with the others.
+func (s session) liveRollouts(ctx context.Context, found map[tidelock.RolloutID]tidelock.Rollout, condition string, args []any, project tidelock.ProjectID, commits []tidelock.CommitID) error {
+	read := func(s session, text string, args []any) error {
+		list, err := many(ctx, s, "rollouts", scanRollout, text, args...)
+		for _, r := range list {
+			found[r.ID] = r
+		}
+		return err
+	}
+	if err := read(s, fmt.Sprintf(selectLiveRollouts, condition), slices.Concat(args, args)); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(commits, batch) {
+		text := fmt.Sprintf(selectRolloutsOfCommits, condition, tuples(1, len(some)))
+		if err := read(s.rarely(), text, slices.Concat(args, []any{project}, anys(some))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// anys are arguments for tuples.
+func anys[T any](items []T) []any {
+	args := make([]any, len(items))
+	for i, item := range items {
+		args[i] = item
+	}
+	return args
 }
 
 const (
@@ -189,11 +210,7 @@ func (db *DB) Rollouts(ctx context.Context, f tidelock.RolloutFilter, p tidelock
 		l.filter(`r.environment = ?`, f.Environment)
 	}
 	if len(f.States) > 0 {
-		states := make([]any, len(f.States))
-		for i, s := range f.States {
-			states[i] = s
-		}
-		l.filter(`r.state IN `+tuples(1, len(states)), states...)
+		l.filter(`r.state IN `+tuples(1, len(f.States)), anys(f.States)...)
 	}
 	if f.Newest {
 		l.filter(`r.newest`)
@@ -294,14 +311,10 @@ func (db *DB) PushedCommits(ctx context.Context, project tidelock.ProjectID, com
 	}
 	found := map[tidelock.CommitID]tidelock.PushID{}
 	for some := range slices.Chunk(commits, batch) {
-		args := []any{project}
-		for _, c := range some {
-			args = append(args, c)
-		}
 		list, err := many(ctx, db.point(ctx).rarely(), "pushes of commits", func(row scanner) (p pushed, err error) {
 			err = row.Scan(&p.commit, &p.push)
 			return p, err
-		}, fmt.Sprintf(selectCommitPushes, tuples(1, len(some))), args...)
+		}, fmt.Sprintf(selectCommitPushes, tuples(1, len(some))), append([]any{project}, anys(some)...)...)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package storetest
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -279,15 +280,33 @@ var rolloutTests = []test{
 			newest,
 		)
 		elsewhere := w.saveRollouts(going(other, site.ID, "c1", tidelock.RolloutPending, 1))
-		live := func(project tidelock.ProjectID, commits []tidelock.CommitID, want ...tidelock.Rollout) {
+		beside := going(agent, site.ID, "c1", tidelock.RolloutSuccess, 1)
+		beside.Applier = "HelmRelease/shop/web"
+		beside = w.saveRollouts(beside)[0]
+		moving := going(agent, site.ID, "c2", tidelock.RolloutRunning, 2)
+		moving.Applier, moving.Newest = beside.Applier, true
+		moving = w.saveRollouts(moving)[0]
+		live := func(appliers []tidelock.ObjectID, project tidelock.ProjectID, commits []tidelock.CommitID, want ...tidelock.Rollout) {
 			w.Helper()
-			got, err := w.LiveRollouts(w.Context(), agent.ID, project, commits)
+			got, err := w.LiveRollouts(w.Context(), agent.ID, appliers, project, commits)
 			w.ok(err)
 			equal(w, got, want)
 		}
-		live(0, nil, saved[2], saved[3])
-		live(site.ID, []tidelock.CommitID{"c1", "c9", "c1", "c4"}, saved[0], saved[2], saved[3])
-		live(shop.ID, []tidelock.CommitID{"c1"}, saved[2], saved[3])
+		live(nil, 0, nil, moving, saved[2], saved[3])
+		live(nil, site.ID, []tidelock.CommitID{"c1", "c9", "c1", "c4"}, beside, moving, saved[0], saved[2], saved[3])
+		live(nil, shop.ID, []tidelock.CommitID{"c1"}, moving, saved[2], saved[3])
+		live([]tidelock.ObjectID{}, site.ID, []tidelock.CommitID{"c1"})
+		live([]tidelock.ObjectID{"HelmRelease/a/b"}, site.ID, []tidelock.CommitID{"c1"})
+		live([]tidelock.ObjectID{beside.Applier, "HelmRelease/a/b"}, site.ID, []tidelock.CommitID{"c1"}, beside, moving)
+		some, commits := []tidelock.ObjectID{kustomization, kustomization}, []tidelock.CommitID{"c1"}
+		for i := range 250 { // more than one query holds
+			some = append(some, tidelock.ObjectID(fmt.Sprint("Kustomization/a/", i)))
+			commits = append(commits, tidelock.CommitID(fmt.Sprint("z", i)))
+		}
+		live(append(some, beside.Applier), site.ID, append(commits, "c2"), beside, moving, saved[0], saved[1], saved[2], saved[3])
+		beside.ReportedAt = at(0)
+		moving.State, moving.ReportedAt = tidelock.RolloutSuperseded, at(0)
+		w.saveRollouts(beside, moving)
 
 		agents, err := w.AgentsUnderWay(w.Context())
 		w.ok(err)
