@@ -1,6 +1,7 @@
 package tidelock
 
 import (
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -79,4 +80,23 @@ func escapeLen(text string) int {
 		return len(text)
 	}
 	return 1
+}
+
+// userInfo is what stands in a URL before its host.
+var userInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*)://([^\s/?#'"<>]+)@`)
+
+// WithoutPasswords hides user names and passwords in the URLs of a text: Flux
+// names the URL of a source in its errors as somebody wrote it. The user name
+// alone is no secret with ssh; with https it is where tokens stand.
+func WithoutPasswords(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	return userInfo.ReplaceAllStringFunc(text, func(found string) string {
+		scheme, user, _ := strings.Cut(found, "://")
+		if scheme == "ssh" && !strings.Contains(user, ":") {
+			return found
+		}
+		return scheme + "://xxxxx@"
+	})
 }

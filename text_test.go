@@ -37,6 +37,22 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+func TestWithoutPasswords(t *testing.T) {
+	tests := []struct{ text, want string }{
+		{"no URL, a@b", "no URL, a@b"},
+		{"unable to clone 'https://flux:s3cret@forge.example/a/b': EOF", "unable to clone 'https://xxxxx@forge.example/a/b': EOF"},
+		{"https://glpat-token@forge.example and oci://u:p@w@r.example:5000/x", "https://xxxxx@forge.example and oci://xxxxx@r.example:5000/x"},
+		{"ssh://git@forge.example:2222/a and ssh://git:s3cret@forge.example", "ssh://git@forge.example:2222/a and ssh://xxxxx@forge.example"},
+		{"https://forge.example/a@v1 https://forge.example?mail=a@b", "https://forge.example/a@v1 https://forge.example?mail=a@b"},
+		{"https://u:" + strings.Repeat("x", 1<<20), "https://u:" + strings.Repeat("x", 1<<20)},
+	}
+	for _, tt := range tests {
+		if got := tidelock.WithoutPasswords(tt.text); got != tt.want {
+			t.Errorf("got %.200q, want %.200q", got, tt.want)
+		}
+	}
+}
+
 func FuzzPrintable(f *testing.F) {
 	f.Add("\x1b[31mred\x1b[0m\xff", 16)
 	f.Fuzz(func(t *testing.T, text string, limit int) {

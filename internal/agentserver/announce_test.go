@@ -226,7 +226,7 @@ func TestProgressIsRecorded(t *testing.T) {
 		Called: ms(1), Answered: ms(5), Handled: ms(700), Via: agentrpc.Progress_VIA_ANNOTATION, Attempts: 3,
 	})
 	got := w.awaitState(r.ID, siteID, 1, tidelock.Failed)
-	if got.Message != "cannot clone[31m" || got.Via != "annotation" || got.Attempts != 3 {
+	if got.Message != "cannot clone" || got.Via != "annotation" || got.Attempts != 3 {
 		t.Errorf("recorded %+v", got)
 	}
 	a.progress(&agentrpc.Progress{

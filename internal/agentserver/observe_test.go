@@ -246,7 +246,7 @@ func TestObserveHostile(t *testing.T) {
 	w.served(c, r, site)
 
 	huge := strings.Repeat("x", 400_000)
-	evil := "\x1b[31mred\x1b[0m \u202egnp.exe\x00\r <b>bold</b> \xff" + huge
+	evil := "https://u:s3cret@forge.example \x1b[31mred\x1b[0m \u202egnp.exe\x00\r <b>bold</b> \xff" + huge
 	o := c.observe()
 	o.say(&agentrpc.ObserveRequest{Begin: true, End: true, Upserts: []*agentrpc.Observation{{
 		Object: appsID, Uid: strings.ToValidUTF8(evil[:1000], ""), Source: siteID, State: 99, Health: 99, Reason: strings.Repeat("r\n", 1000), Message: strings.ToValidUTF8(evil, ""),
@@ -256,7 +256,7 @@ func TestObserveHostile(t *testing.T) {
 	}}})
 	eventually(t, "the object to be kept", func() bool { return w.observed(r.ID, appsID).Object != "" })
 	got := w.observed(r.ID, appsID)
-	if len(got.Message) > 4096 || strings.ContainsAny(got.Message, "\x1b\x00\r\u202e") || !strings.Contains(got.Message, "<b>bold</b>") ||
+	if len(got.Message) > 4096 || strings.ContainsAny(got.Message, "\x1b\x00\r\u202e") || !strings.Contains(got.Message, "<b>bold</b>") || strings.Contains(got.Message, "s3cret") ||
 		len(got.Reason) > 253 || len(got.Namespace) > 253 || got.Revision != "" || strings.ContainsAny(got.Path+got.Environment, "\x1b\x00\a") ||
 		got.Objects != 0 || got.Timeout != 0 || got.Interval > 400*24*time.Hour || len(got.DependsOn) > 32 ||
 		got.State != tidelock.ObservedUnknown || got.Health != tidelock.HealthUnknown {

@@ -38,7 +38,7 @@ func observation(m *agentrpc.Observation, now time.Time) (tidelock.Observation, 
 		Suspended: m.GetSuspended(),
 		State:     observedState(m.GetState()),
 		Reason:    word(m.GetReason()),
-		Message:   tidelock.Printable(m.GetMessage(), maxSaid),
+		Message:   said(m.GetMessage(), maxSaid),
 		Revision:  revisionText(m.GetRevision()),
 		Interval:  period(m.GetInterval()),
 		Requested: m.GetRequested(),
@@ -72,18 +72,24 @@ func observation(m *agentrpc.Observation, now time.Time) (tidelock.Observation, 
 	for _, u := range m.GetUnhealthy()[:min(len(m.GetUnhealthy()), maxUnhealthy)] {
 		o.Unhealthy = append(o.Unhealthy, tidelock.ObjectHealth{
 			Kind: word(u.GetKind()), Namespace: word(u.GetNamespace()), Name: word(u.GetName()), Health: health(u.GetHealth()),
-			Reason: word(u.GetReason()), Message: tidelock.Printable(u.GetMessage(), maxDetail), Pod: word(u.GetPod()),
+			Reason: word(u.GetReason()), Message: said(u.GetMessage(), maxDetail), Pod: word(u.GetPod()),
 		})
 	}
 	for _, u := range m.GetOutcomes()[:min(len(m.GetOutcomes()), maxOutcomes)] {
 		o.Outcomes = append(o.Outcomes, tidelock.Outcome{
 			Revision: revisionText(u.GetRevision()), State: observedState(u.GetState()), Reason: word(u.GetReason()),
-			Message: tidelock.Printable(u.GetMessage(), maxDetail), Health: health(u.GetHealth()),
+			Message: said(u.GetMessage(), maxDetail), Health: health(u.GetHealth()),
 			AttemptedAt: ago(u.GetAttempted(), now), AppliedAt: ago(u.GetApplied(), now),
 			HealthyAt: ago(u.GetHealthy(), now), FailedAt: ago(u.GetFailed(), now),
 		})
 	}
 	return o, nil
+}
+
+// said makes a message fit to be kept and shown to all who may read the
+// project. What is cut off must not be half a password.
+func said(text string, limit int) string {
+	return tidelock.Printable(tidelock.WithoutPasswords(tidelock.Printable(text, 2*limit)), limit)
 }
 
 func isObserved(id tidelock.ObjectID) bool {

@@ -359,18 +359,7 @@ var states = map[agentrpc.Progress_State]tidelock.AnnouncementState{
 }
 
 // excuse bounds a message that is kept and shown.
-func excuse(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	if len(text) > maxExcuse {
-		text = strings.ToValidUTF8(text[:maxExcuse], "") + "…"
-	}
-	return text
-}
+func excuse(text string) string { return said(text, maxExcuse) }
 
 // shorten keeps a stranger's text short in messages.
 func shorten(text string) string {

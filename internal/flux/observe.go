@@ -409,9 +409,10 @@ func (c *Controller) observe(before tidelock.Observation, known bool, after tide
 	}
 }
 
-// printable is for messages of Flux's, some of which end in a line break.
+// printable is for messages of Flux's, some of which end in a line break, or
+// name the URL of a source with the password that somebody wrote into it.
 func printable(message string, limit int) string {
-	return strings.TrimSpace(tidelock.Printable(message, limit))
+	return strings.TrimSpace(tidelock.Printable(tidelock.WithoutPasswords(message), limit))
 }
 
 // unobserve takes an object out of what is observed; the lock is held.
