@@ -57,19 +57,29 @@ func messageOf(err error) string {
 }
 
 const (
-	// A client that is refused in the middle of its body gets to read why only
-	// if the rest is taken from it: closing the connection would reset it.
-	refusedBody = 16 << 20
-	refusedTime = 5 * time.Second
+	refusedBody = 16 << 20        // how many bytes of it drain takes
+	refusedTime = 5 * time.Second // how long it takes them, if that is less than the idle time
 )
+
+// drain takes what is left of a refused body, within limits. A client that
+// reads only once all is sent would never read why: closing a connection that
+// has something to read resets it. Who asked before sending has sent nothing.
+func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(min(s.idle, refusedTime))); err != nil {
+		return // it could last for ever
+	}
+	_, _ = io.CopyN(io.Discard, r.Body, refusedBody)
+}
 
 // writeError answers a request that failed before anything was answered.
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Header.Get("Expect") == "" && tidelock.KindOf(err) != tidelock.Unavailable { // such as too slow
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTime))
-		_, _ = io.CopyN(io.Discard, r.Body, refusedBody)
-	}
 	kind := tidelock.KindOf(err)
+	if kind != tidelock.Unavailable { // such as too slow
+		s.drain(w, r)
+	}
 	status, code, message := answers[kind].status, answers[kind].code, messageOf(err)
 	if kind == tidelock.NotFound && unseen(err) {
 		message = "there is no such image, or you may not see it"

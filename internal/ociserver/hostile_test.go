@@ -267,6 +267,43 @@ func TestQuota(t *testing.T) {
 	w.push(w.developer, "people/other", strings.Repeat("d", 900))
 }
 
+// A client that is refused gets to read why, although it sends its whole body
+// before it reads anything, or never sends it.
+func TestRefusedBody(t *testing.T) {
+	const promised = 8 << 20 // much more than the kernel keeps
+	for name, tt := range map[string]struct {
+		idle time.Duration
+		sent int
+	}{
+		"all of it":  {time.Minute, promised},
+		"some of it": {time.Second, 1000},
+		"nothing":    {time.Second, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, options{quota: 1000, idle: tt.idle})
+			at := w.start(w.developer, "people/site")
+			conn, err := net.Dial("tcp", w.host())
+			must(t, err)
+			defer conn.Close()
+			must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+
+			r, err := http.NewRequestWithContext(t.Context(), "PATCH", w.server.URL+at, nil)
+			must(t, err)
+			r.SetBasicAuth("anybody", w.developer)
+			head := fmt.Sprintf("PATCH %s HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n",
+				at, w.host(), r.Header.Get("Authorization"), promised)
+			_, err = conn.Write(append([]byte(head), make([]byte, tt.sent)...))
+			must(t, err)
+			response, err := http.ReadResponse(bufio.NewReader(conn), r)
+			must(t, err)
+			defer response.Body.Close()
+			body, err := io.ReadAll(response.Body)
+			must(t, err)
+			w.want(name, answer{response.StatusCode, response.Header, string(body)}, 413, "DENIED")
+		})
+	}
+}
+
 func TestBadManifests(t *testing.T) {
 	w := newWorld(t, options{})
 	w.push(w.developer, "people/site", "{}")
