@@ -42,10 +42,12 @@ type timelinePage struct {
 	States     []stateCount // of all places, worst first
 	Trunk      []trunkRow
 	Columns    []tidelock.HopKind
-	Scale      time.Duration // how long a whole bar is
+	Legend     []tidelock.HopKind // what bars show
+	Scale      time.Duration      // how long a whole bar is
 	Groups     []placeGroup
 	More       int
 	Hidden     bool // places are not for this viewer
+	Held       bool // it would be read again, but was asked to stand still
 	Why        whyPanel
 }
 
@@ -132,6 +134,9 @@ func (c *Console) commit(w http.ResponseWriter, r *http.Request, viewer forge.Pr
 		return err
 	}
 	page.place(timeline)
+	if r.URL.Query().Has("hold") { // what was opened or has the focus would be lost
+		page.Held, page.Refresh = page.Refresh != 0, 0
+	}
 	if !timeline.Hidden {
 		page.Why = c.why(r.Context(), viewer, project, timeline.Commit)
 	}
@@ -176,6 +181,7 @@ func (page *timelinePage) place(t tidelock.Timeline) {
 			page.Scale = max(page.Scale, h.After)
 		}
 	}
+	page.Legend = page.Columns
 	waiting := false
 	for _, p := range shown {
 		i := slices.IndexFunc(page.Groups, func(g placeGroup) bool { return g.Environment == p.Environment })
@@ -185,6 +191,9 @@ func (page *timelinePage) place(t tidelock.Timeline) {
 		}
 		row := page.row(p)
 		waiting = waiting || row.Tone == busy
+		if slices.ContainsFunc(row.Bar, func(b barPart) bool { return b.Kind == tidelock.HopPackaged }) {
+			page.Legend = tidelock.HopKinds[1:]
+		}
 		page.Groups[i].Rows = append(page.Groups[i].Rows, row)
 	}
 	for i, g := range page.Groups {

@@ -26,6 +26,13 @@ func TestTimelineOfACommit(t *testing.T) {
 			t.Errorf("the page lacks %s:\n%s", want, page)
 		}
 	}
+	b.signIn(s.Token)
+	for query, want := range map[string]string{"": `href="?hold"`, "?hold": "stands still"} {
+		page := b.get("/Team/Site/-/commit/" + string(third) + "/timeline" + query).Body
+		if again := strings.Contains(page, `http-equiv="refresh"`); again != (query == "") || !strings.Contains(page, want) {
+			t.Errorf("%q: it is read again: %t, or it lacks %s:\n%s", query, again, want, page)
+		}
+	}
 	for path, want := range map[string]string{
 		"/Team/Site/-/commit/main":                               string(second), // a name for it, the bare commit
 		"/Team/Site/-/commit/feature/x/timeline":                 string(third),

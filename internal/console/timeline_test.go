@@ -145,6 +145,43 @@ func TestCommitWithoutAMessage(t *testing.T) {
 	}
 }
 
+func TestWhyPanel(t *testing.T) {
+	verdict := func(environment string, code tidelock.CauseCode) tidelock.Verdict {
+		return tidelock.Verdict{Environment: environment, Code: code, Sentence: "of " + environment, Since: accepted}
+	}
+	older := verdict("a", tidelock.CauseOlder)
+	verdicts := []tidelock.Verdict{
+		older, verdict("b", tidelock.CauseNone), verdict("c", tidelock.CausePathNotTouched),
+		verdict("d", tidelock.CauseWaiting), verdict("e", tidelock.CauseUnknown), verdict("f", tidelock.CauseTLS),
+	}
+	var got []string
+	panel := panelOf(verdicts)
+	for _, row := range panel.Shown {
+		got = append(got, row.Environment+" "+row.State)
+	}
+	if want := []string{"f blocked", "e unknown", "d on its way", "a live in a later commit", "c changes nothing"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, tc := range []struct {
+		verdicts []tidelock.Verdict
+		heading  string
+	}{
+		{verdicts, "Why it is not live"},
+		{verdicts[:2], "Is it live?"},
+	} {
+		if text := drawn(t, timelinePage{Why: panelOf(tc.verdicts), Now: accepted}); !strings.Contains(text, tc.heading+"</h2>") {
+			t.Errorf("the page lacks %q:\n%s", tc.heading, text)
+		}
+	}
+	if panel := panelOf(nil); strings.Contains(drawn(t, timelinePage{Why: panel}), `id="why"`) {
+		t.Error("there is a panel that says nothing")
+	}
+	panel = panelOf(append(slices.Repeat([]tidelock.Verdict{older}, verdictsShown), verdicts[5]))
+	if len(panel.Shown) != verdictsShown || panel.More != 1 || panel.Shown[0].Environment != "f" {
+		t.Errorf("got %d and %d more, first %+v", len(panel.Shown), panel.More, panel.Shown[0])
+	}
+}
+
 // drawn is the page as HTML.
 func drawn(t *testing.T, page timelinePage) string {
 	t.Helper()

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"slices"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/forge"
@@ -10,8 +11,9 @@ import (
 // A whyPanel says what keeps a commit from being live; the zero value says
 // nothing.
 type whyPanel struct {
-	Shown []whyRow
-	More  int
+	Shown   []whyRow
+	More    int
+	Blocked bool // somewhere something is in the way
 }
 
 // A whyRow is the answer for one environment.
@@ -38,17 +40,19 @@ func (c *Console) why(ctx context.Context, viewer forge.Principal, project tidel
 			Next: "look again in a moment; the log of the server says why it could not be told",
 		}}
 	}
-	var panel whyPanel
+	return panelOf(verdicts)
+}
+
+// panelOf tells of the environments where something is to be told, the worst
+// first.
+func panelOf(verdicts []tidelock.Verdict) (panel whyPanel) {
 	for _, v := range verdicts {
-		if v.Code == tidelock.CauseNone || v.Code == tidelock.CauseOlder {
-			continue // the rest of the page says so
-		}
-		if len(panel.Shown) == verdictsShown {
-			panel.More++
-			continue
-		}
 		row := whyRow{Verdict: v, State: "blocked", Tone: bad}
 		switch v.Code {
+		case tidelock.CauseNone:
+			continue // the rest of the page says so
+		case tidelock.CauseOlder:
+			row.State, row.Tone = "live in a later commit", good
 		case tidelock.CauseUnknown:
 			row.State, row.Tone = "unknown", warn
 		case tidelock.CauseWaiting:
@@ -56,7 +60,11 @@ func (c *Console) why(ctx context.Context, viewer forge.Principal, project tidel
 		case tidelock.CausePathNotTouched:
 			row.State, row.Tone = "changes nothing", idle
 		}
+		panel.Blocked = panel.Blocked || v.Blocking()
 		panel.Shown = append(panel.Shown, row)
 	}
+	slices.SortStableFunc(panel.Shown, func(a, b whyRow) int { return byTone(a.Tone, b.Tone) })
+	shown := min(len(panel.Shown), verdictsShown)
+	panel.More, panel.Shown = len(panel.Shown)-shown, panel.Shown[:shown]
 	return panel
 }

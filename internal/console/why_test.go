@@ -48,7 +48,7 @@ func TestWhyCannotBeTold(t *testing.T) {
 		t.Fatalf("got %d", answer.Status)
 	}
 	page := mainOf(t, answer)
-	for _, want := range []string{"Why it is not live", "cannot be told now", "Where it came from"} {
+	for _, want := range []string{"Is it live?", "cannot be told now", "Where it came from"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
