@@ -410,9 +410,13 @@ func detailOf(code tidelock.CauseCode, o *tidelock.Observation) string {
 		}
 	case tidelock.CauseObjectRejected:
 		name := cmp.Or(group(unknownField, m, 1), group(fieldAtFault, m, 1), strings.TrimPrefix(group(typedField, m, 1), "."))
-		if name != "" {
-			return "the API server refuses " + name + ": " + quote(m)
+		if name == "" {
+			return ""
 		}
+		if _, after, ok := strings.Cut(m, name+": "); ok {
+			m = after // what is before it names the object, as the sentence does
+		}
+		return "the API server refuses " + name + ": " + quote(m)
 	}
 	return ""
 }
