@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,10 +20,13 @@ const reportBatch = 200
 // clusters: every rollout that was not reported as it is now gets its one job
 // in the commit's pipeline, and its place in the deployment of its
 // environment. It may be called again, and end at any moment; a rollout that
-// changes meanwhile is reported again. An archived project is not written to;
-// what is to be told of it waits.
+// changes meanwhile is reported again. A commit that cannot be reported keeps
+// no other waiting. An archived project is not written to; what is to be told
+// of it waits.
 func (f *Forge) ReportRollouts(ctx context.Context, id tidelock.ProjectID) error {
-	for {
+	failed := map[tidelock.CommitID]bool{}
+	var first error
+	for page := 1; ; {
 		project, err := f.store.Project(ctx, id)
 		if tidelock.KindOf(err) == tidelock.NotFound || (err == nil && project.Archived) {
 			return nil
@@ -32,27 +34,36 @@ func (f *Forge) ReportRollouts(ctx context.Context, id tidelock.ProjectID) error
 		if err != nil {
 			return fmt.Errorf("read project %d: %w", id, err)
 		}
-		due, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: id, Unreported: true}, tidelock.Page{Number: 1, PerPage: reportBatch})
+		// Those that failed stay listed, before those that are to come.
+		due, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: id, Unreported: true}, tidelock.Page{Number: page, PerPage: reportBatch})
 		if err != nil {
 			return fmt.Errorf("list rollouts of project %d: %w", id, err)
 		}
 		if len(due) == 0 {
-			return nil
+			break
 		}
-		var failed error
+		tried := false
 		for len(due) > 0 {
 			commit := due[0].Commit
 			of := func(r tidelock.Rollout) bool { return r.Commit == commit }
-			unnamed := slices.ContainsFunc(due, func(r tidelock.Rollout) bool { return of(r) && shortRef(r.Ref).name == "" })
-			if err := f.reportCommit(ctx, project, commit, unnamed); err != nil {
-				failed = errors.Join(failed, fmt.Errorf("report rollouts of commit %s in project %d: %w", commit, id, err))
+			if !failed[commit] {
+				tried = true
+				unnamed := slices.ContainsFunc(due, func(r tidelock.Rollout) bool { return of(r) && shortRef(r.Ref).name == "" })
+				if err := f.reportCommit(ctx, project, commit, unnamed); err != nil {
+					failed[commit] = true
+					first = cmp.Or(first, fmt.Errorf("report rollouts of commit %s in project %d: %w", commit, id, err))
+				}
 			}
 			due = slices.DeleteFunc(due, of)
 		}
-		if failed != nil {
-			return failed
+		if !tried {
+			page++
 		}
 	}
+	if len(failed) > 1 {
+		return fmt.Errorf("%d commits were not reported; one of them: %w", len(failed), first)
+	}
+	return first
 }
 
 // shortRef is zero for what is neither a branch nor a tag.

@@ -1,6 +1,7 @@
 package forge_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -765,6 +766,46 @@ func TestReportOfArchivedProject(t *testing.T) {
 	}
 	if err := w.ReportRollouts(ctx, 4711); err != nil {
 		t.Errorf("a project that is gone: %v", err)
+	}
+}
+
+// A refusingStore cannot write statuses of one commit.
+type refusingStore struct {
+	forge.Store
+	commit tidelock.CommitID
+}
+
+func (s *refusingStore) CreateStatus(ctx context.Context, status tidelock.Status) (tidelock.Status, error) {
+	if status.Commit == s.commit {
+		return tidelock.Status{}, errors.New("out of order")
+	}
+	return s.Store.CreateStatus(ctx, status)
+}
+
+// Many that cannot be reported do not hide those before them.
+func TestReportOfOthersWhenSomeFail(t *testing.T) {
+	t.Parallel()
+	refusing := &refusingStore{}
+	w := newReportedOn(t, func(s forge.Store) forge.Store { refusing.Store = s; return refusing })
+	refusing.commit = w.commits[1]
+	older := w.save(tidelock.Rollout{State: tidelock.RolloutRunning, RunningAt: w.clock})
+	many := make([]tidelock.Rollout, 450)
+	for i := range many {
+		many[i] = older
+		many[i].Applier, many[i].Commit = tidelock.ObjectID(fmt.Sprintf("Kustomization/apps/%d", i)), refusing.commit
+	}
+	if _, err := w.store.SaveRollouts(t.Context(), many...); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ReportRollouts(t.Context(), w.project.ID); err == nil || !strings.Contains(err.Error(), "out of order") {
+		t.Errorf("what was not reported is told by %v", err)
+	}
+	if got := w.names(older.Commit); got != "flux/prod/flux-system/shop=running" {
+		t.Errorf("the jobs are %q", got)
+	}
+	refusing.commit = ""
+	if got := len(w.report()); got != len(many)+1 {
+		t.Errorf("%d were reported in the end", got)
 	}
 }
 

@@ -91,13 +91,14 @@ func (f *Forge) PlanRollouts(ctx context.Context, project tidelock.ProjectID) er
 		if err != nil {
 			return fmt.Errorf("list the agents that follow project %d: %w", project, err)
 		}
+		var failed error
 		for _, agent := range agents {
 			if err := f.advance(ctx, advance{project: project, agent: agent}); err != nil {
-				return fmt.Errorf("plan rollouts of project %d for agent %d: %w", project, agent, err)
+				failed = errors.Join(failed, fmt.Errorf("plan rollouts of project %d for agent %d: %w", project, agent, err))
 			}
 		}
-		if len(pushes) == 0 {
-			return nil
+		if failed != nil || len(pushes) == 0 {
+			return failed
 		}
 		if err := f.store.PushPlanned(ctx, project, pushes[len(pushes)-1].ID); err != nil {
 			return fmt.Errorf("note planned pushes of project %d: %w", project, err)

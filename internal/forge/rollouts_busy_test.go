@@ -2,6 +2,7 @@ package forge_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,14 @@ type watchedStore struct {
 	pushedCommits atomic.Int32
 	presence      func() // called once an agent's presence was read
 	most          int    // rollouts that were saved in one go
+	stuck         tidelock.AgentID
+}
+
+func (s *watchedStore) LockAgent(ctx context.Context, agent tidelock.AgentID) error {
+	if agent == s.stuck {
+		return errors.New("out of order")
+	}
+	return s.Store.LockAgent(ctx, agent)
 }
 
 func (s *watchedStore) PushedCommits(ctx context.Context, p tidelock.ProjectID, c []tidelock.CommitID) (map[tidelock.CommitID]tidelock.PushID, error) {
@@ -135,4 +144,36 @@ func TestRolloutsOfManyAppliers(t *testing.T) {
 	if len(left) != 0 {
 		t.Errorf("%d observations are left of none", len(left))
 	}
+}
+
+// An agent whose rollouts cannot be moved keeps no other waiting, and is made
+// up for.
+func TestPlanWhenOneAgentFails(t *testing.T) {
+	t.Parallel()
+	s, watched := newWatchedStory(t)
+	first := s.agent
+	var err error
+	s.agent, err = s.CreateAgent(t.Context(), s.root, s.site, "second")
+	s.ok(err)
+	s.source.Agent = s.agent.ID
+	s.come()
+	s.follow()
+	s.observe()
+	s.line("land A")
+	want := func(agents int) {
+		t.Helper()
+		_, n, err := s.Rollouts(t.Context(), s.root, s.site, tidelock.RolloutFilter{Commit: s.commits["A"]}, tidelock.Page{})
+		s.ok(err)
+		if n != agents {
+			t.Errorf("%d agents have the commit to come, want %d", n, agents)
+		}
+	}
+	watched.stuck = first.ID
+	if err := s.PlanRollouts(t.Context(), s.site.ID); err == nil {
+		t.Error("nobody is told of the agent that could not be planned for")
+	}
+	want(1)
+	watched.stuck = 0
+	s.plan()
+	want(2)
 }

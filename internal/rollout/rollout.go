@@ -169,16 +169,13 @@ func (l *Loop) work(ctx context.Context) {
 	}
 }
 
+// settle does all it can of a task: what fails holds up nothing else.
 func (l *Loop) settle(ctx context.Context, id tidelock.ProjectID, what task) error {
+	var planned error
 	if what >= replan {
-		if err := l.Forge.PlanRollouts(ctx, id); err != nil {
-			return err
-		}
+		planned = l.Forge.PlanRollouts(ctx, id)
 	}
-	if err := l.Forge.ReportRollouts(ctx, id); err != nil {
-		return err
-	}
-	return l.trace(ctx, id)
+	return errors.Join(planned, l.Forge.ReportRollouts(ctx, id), l.trace(ctx, id))
 }
 
 func (l *Loop) warn(ctx context.Context, message string, err error, args ...any) {
