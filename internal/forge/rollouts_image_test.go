@@ -143,3 +143,27 @@ func TestRolloutsOfVersions(t *testing.T) {
 		s.want("A success, B superseded, D failed*")
 	}
 }
+
+// A commit that is packaged once more goes its way once more.
+func TestCommitPackagedAgain(t *testing.T) {
+	t.Parallel()
+	s := newImageStory(t, tidelock.OCIRepository, tidelock.RefSpec{Tag: "latest"})
+	s.line("push A")
+	at := func(label string) string { return "latest@" + string(s.digests[label]) }
+	s.artifact("a", string(s.commits["A"]), "latest")
+	s.plan()
+	s.sees(at("a"), tidelock.ObservedReady)
+	s.want("A success*")
+	s.artifact("again", string(s.commits["A"]), "latest")
+	s.plan()
+	s.want("A pending*")
+	s.sees(at("a"), tidelock.ObservedReady)
+	s.want("A pending*")
+	s.applier.State = tidelock.ObservedReady
+	s.sees(at("again"), "")
+	s.want("A running*")
+	s.sees(at("again"), tidelock.ObservedFailed)
+	s.want("A failed*")
+	s.sees(at("again"), tidelock.ObservedReady)
+	s.want("A success*")
+}

@@ -2,6 +2,7 @@ package forge
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,7 +110,8 @@ func (t *track) pushed(a arrival) {
 // wants takes in what the source should have.
 func (t *track) wants(a arrival) {
 	newest := t.newest()
-	if newest == nil || newest.Project != t.project || newest.Commit != a.commit {
+	again := newest != nil && newest.Digest != "" && a.digest != "" && newest.Digest != a.digest // packaged once more
+	if newest == nil || newest.Project != t.project || newest.Commit != a.commit || again {
 		t.arrive(a)
 		return
 	}
@@ -212,12 +214,29 @@ func (s sight) fetched() tidelock.CommitID {
 	return s.commit(s.source.Revision)
 }
 
+// current leaves out earlier artifacts of the newest commit, which was packaged
+// once more since.
+func (t *track) current(cargoes map[string]cargo) map[string]cargo {
+	newest := t.newest()
+	if newest == nil || newest.Digest == "" {
+		return cargoes
+	}
+	cargoes = maps.Clone(cargoes)
+	maps.DeleteFunc(cargoes, func(_ string, c cargo) bool {
+		return c.commit == newest.Commit && c.digest != "" && c.digest != newest.Digest
+	})
+	return cargoes
+}
+
 // blank reports whether the applier was made anew, perhaps with its cluster:
 // whatever another one of its name applied may be gone.
 func (s sight) blank() bool { return s.applier.Revision == "" && s.applier.Attempted == "" }
 
 // see takes in what is seen.
 func (t *track) see(s sight) {
+	if s.wanted {
+		s.cargoes = t.current(s.cargoes)
+	}
 	t.discover(s)
 	at, fetched := t.find(s.attempted()), t.find(s.fetched())
 	newest := t.newest()
