@@ -83,9 +83,10 @@ The exit code is the result, so that a CI/CD job can wait in this way:
 }
 
 // whichCommit is the help on the argument of commands about one commit.
-const whichCommit = `A commit is named by its id, in full or short, or by a branch or tag. Without
-one it is that of the CI/CD job, or else what is checked out here. The project
-is that of the job, or of the remote of what is checked out here.`
+const whichCommit = `A commit is named by its id, in full or short, by a branch or tag of the project,
+or from what is checked out here, such as HEAD~1. Without one it is that of the
+CI/CD job, or else what is checked out here. The project is that of the job, or
+of the remote of what is checked out here.`
 
 func atMostOneCommit(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
@@ -110,11 +111,14 @@ func (f commitFlags) find(ctx context.Context, env *environment, from source, ar
 	if commit == "" {
 		commit = env.getenv("CI_COMMIT_SHA")
 	}
-	if commit == "" || commit == "HEAD" {
-		commit = tree.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-	}
-	if commit == "" {
-		return "", "", misusef("no commit is named, and none is checked out here; say which")
+	if named := cmp.Or(commit, "HEAD"); named == "HEAD" || strings.ContainsAny(named, "~^") { // as no ref is called
+		commit = tree.git(ctx, "rev-parse", "--verify", "--quiet", named+"^{commit}")
+		switch {
+		case commit == "" && named == "HEAD":
+			return "", "", misusef("no commit is named, and none is checked out here; say which")
+		case commit == "":
+			return "", "", misusef("there is no commit %q in what is checked out here", named)
+		}
 	}
 	project = f.project
 	if project == "" && sameServer(env.getenv("CI_SERVER_URL"), from.URL) {
@@ -205,14 +209,17 @@ func (w *wait) run(ctx context.Context) (last answer[liveRow], err error) {
 			}
 			silent = false
 			news := found.value.Version != last.value.Version
-			if news {
+			result, done := w.result(found.value)
+			if news && result == nil && (done || left > 0) { // an error says itself what it is about
 				w.tell(last.value, found.value)
-				again = firstAgain
 			}
 			last = found
 			w.commit = found.value.SHA // a branch may move on meanwhile
-			if result, done := w.result(found.value); done {
+			if done {
 				return last, result
+			}
+			if news {
+				again = firstAgain
 			}
 			if news || time.Since(asked) > firstAgain {
 				again = 0 // it did wait

@@ -110,11 +110,30 @@ func TestHowWaitingEnds(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := waitOn(t, 0, func(_ int, w http.ResponseWriter, _ *http.Request) { tc.answer(w) })
+			stderr, err := waitOn(t, 0, func(_ int, w http.ResponseWriter, _ *http.Request) { tc.answer(w) })
+			if stderr != "" && err != nil {
+				t.Errorf("%q is said before %v", stderr, err)
+			}
 			if got := exitCode(t.Context(), err); got != tc.exit || tc.text != "" && !strings.Contains(fmt.Sprint(err), tc.text) {
 				t.Errorf("got %d, %v, want %d and %q", got, err, tc.exit, tc.text)
 			}
 		})
+	}
+}
+
+// TestWaitTellsAFailureOnce lets a commit fail while somebody waits: what is
+// told on the way does not say what the end says.
+func TestWaitTellsAFailureOnce(t *testing.T) {
+	t.Parallel()
+	stderr, err := waitOn(t, time.Minute, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n == 1 {
+			liveAnswer(w, "waiting", "1")
+			return
+		}
+		liveAnswer(w, "failed", "2")
+	})
+	if want := "tidelock: aaaaaaaa waiting: it is waiting\n"; stderr != want || fmt.Sprint(err) != "aaaaaaaa is not live: it is failed" {
+		t.Errorf("got %q and %v, want %q", stderr, err, want)
 	}
 }
 
