@@ -28,14 +28,27 @@ var hookKinds = []string{"push", "tag_push", "pipeline", "deployment"}
 
 // A hookRow is a hook in a list.
 type hookRow struct {
-	ID         int64  `json:"id"`
-	URL        string `json:"url"`
-	Push       bool   `json:"push_events"`
-	TagPush    bool   `json:"tag_push_events"`
-	Pipeline   bool   `json:"pipeline_events"`
-	Deployment bool   `json:"deployment_events"`
-	Branches   string `json:"push_events_branch_filter"`
-	Alert      string `json:"alert_status"`
+	ID         int64      `json:"id"`
+	URL        string     `json:"url"`
+	Push       bool       `json:"push_events"`
+	TagPush    bool       `json:"tag_push_events"`
+	Pipeline   bool       `json:"pipeline_events"`
+	Deployment bool       `json:"deployment_events"`
+	Branches   string     `json:"push_events_branch_filter"`
+	Alert      string     `json:"alert_status"`
+	Until      *time.Time `json:"disabled_until"`
+}
+
+// callState says in words of people whether calls are made. GitLab's for it
+// are "executable" and "temporarily_disabled".
+func callState(alert string, until *time.Time) string {
+	switch {
+	case alert == "executable":
+		return "active"
+	case until != nil:
+		return fmt.Sprintf("paused until %s after failures", until.UTC().Format(time.RFC3339))
+	}
+	return alert
 }
 
 func (h hookRow) kinds() string {
@@ -121,7 +134,7 @@ func newHookListCommand(env *environment, source *sourceFlags) *cobra.Command {
 				return err
 			}
 			return printList(env, output, hooks, []string{"ID", "URL", "ON", "BRANCHES", "STATE"}, func(h hookRow) []string {
-				return []string{strconv.FormatInt(h.ID, 10), h.URL, h.kinds(), orDash(h.Branches), h.Alert}
+				return []string{strconv.FormatInt(h.ID, 10), h.URL, h.kinds(), orDash(h.Branches), callState(h.Alert, h.Until)}
 			})
 		},
 	}

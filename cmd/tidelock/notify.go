@@ -22,12 +22,13 @@ once for each cause, and when that is over.`)
 
 // A notifyRow is whom a project tells, without the URL.
 type notifyRow struct {
-	Pipeline   bool      `json:"pipeline_events"`
-	Deployment bool      `json:"deployment_events"`
-	Alert      string    `json:"alert_status"`
-	LastAt     time.Time `json:"last_attempt_at"`
-	LastStatus int       `json:"last_response_status"`
-	LastError  string    `json:"last_error"`
+	Pipeline   bool       `json:"pipeline_events"`
+	Deployment bool       `json:"deployment_events"`
+	Alert      string     `json:"alert_status"`
+	Until      *time.Time `json:"disabled_until"`
+	LastAt     time.Time  `json:"last_attempt_at"`
+	LastStatus int        `json:"last_response_status"`
+	LastError  string     `json:"last_error"`
 	Properties struct {
 		Username   string `json:"username"`
 		Channel    string `json:"channel"`
@@ -60,7 +61,7 @@ func (n notifyRow) last() string {
 func (n notifyRow) print(env *environment) error {
 	_, err := fmt.Fprintf(env.stdout, "tells:    %s\nbranches: %s\nchannel:  %s\nas:       %s\nstate:    %s\nlast:     %s\n",
 		n.tells(), plain(strings.ReplaceAll(n.Properties.Branches, "_", " ")), plain(orDash(n.Properties.Channel)),
-		plain(orDash(n.Properties.Username)), plain(n.Alert), plain(n.last()))
+		plain(orDash(n.Properties.Username)), plain(callState(n.Alert, n.Until)), plain(n.last()))
 	return err
 }
 
