@@ -133,7 +133,7 @@ func (t timelineRow) table(w io.Writer) error {
 		for _, h := range p.Hops {
 			fmt.Fprintln(w, strings.TrimRight("  "+plain(h.line(scale)), " "))
 		}
-		if p.Message != "" {
+		if p.Message != "" && p.State != "success" { // that all is well has been said
 			fmt.Fprintf(w, "  %s\n", plain(strings.Join(strings.Fields(p.Message), " ")))
 		}
 	}
