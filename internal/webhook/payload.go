@@ -283,7 +283,7 @@ type pipelineShape struct {
 	BeforeSHA      tidelock.CommitID    `json:"before_sha"`
 	Source         string               `json:"source"`
 	Status         tidelock.StatusState `json:"status"`
-	DetailedStatus tidelock.StatusState `json:"detailed_status"`
+	DetailedStatus string               `json:"detailed_status"`
 	Stages         []string             `json:"stages"`
 	CreatedAt      when                 `json:"created_at"`
 	FinishedAt     when                 `json:"finished_at"`
@@ -331,10 +331,13 @@ func (l links) pipeline(f forge.HookFacts) *pipelinePayload {
 		ObjectKind: string(tidelock.HookPipeline),
 		Attributes: pipelineShape{
 			ID: p.ID, IID: p.IID, Ref: p.Ref, Tag: p.Tag, SHA: p.Commit, BeforeSHA: noCommit, Source: p.Source,
-			Status: p.State, DetailedStatus: p.State, Stages: []string{}, CreatedAt: when(p.CreatedAt), FinishedAt: when(p.FinishedAt),
+			Status: p.State, DetailedStatus: string(p.State), Stages: []string{}, CreatedAt: when(p.CreatedAt), FinishedAt: when(p.FinishedAt),
 			Variables: []struct{}{}, URL: l.web(f.Project.FullPath, "-", "pipelines", fmt.Sprint(p.ID)),
 		},
 		User: shapeUser(f.User), Project: l.project(f), Builds: []pipelineBuild{},
+	}
+	if p.State == tidelock.StatusSuccess {
+		payload.Attributes.DetailedStatus = "passed" // GitLab's label, the only one that differs
 	}
 	if !p.FinishedAt.IsZero() {
 		seconds := int(p.Duration.Seconds())

@@ -44,6 +44,7 @@ func TestPipelineAndDeploymentPayloads(t *testing.T) {
 		"sha":          {attributes["sha"], head},
 		"source":       {attributes["source"], "external"},
 		"status":       {attributes["status"], "success"},
+		"detailed":     {attributes["detailed_status"], "passed"},
 		"stages":       {fmt.Sprint(attributes["stages"]), "[external]"},
 		"url":          {attributes["url"], fmt.Sprintf("https://forge.example/base/team/site/-/pipelines/%d", status.Pipeline)},
 		"user":         {body["user"].(map[string]any)["username"], "root"},
