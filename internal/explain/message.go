@@ -23,9 +23,24 @@ func (s sign) fits(reason, text string) bool {
 		(len(s.words) == 0 || slices.ContainsFunc(s.words, func(w string) bool { return strings.Contains(text, w) }))
 }
 
+// Paths, URLs and objects, and files: names say nothing of what is the matter
+// with what has them.
+var (
+	pathName = regexp.MustCompile(`[^\s'"(\[]*/[^\s'"]*[^\s'":.,;)\]]`)
+	fileName = regexp.MustCompile(`[^\s'":]+\.(?:ya?ml|json|env)\b`)
+)
+
 // classify returns the code of the first sign that fits.
 func classify(signs []sign, reason, message string) (tidelock.CauseCode, bool) {
 	text := strings.ToLower(message[:min(len(message), maxRead)])
+	if strings.Contains(text, "/") {
+		text = pathName.ReplaceAllStringFunc(text, func(name string) string {
+			if name == "i/o" {
+				return name
+			}
+			return "…"
+		})
+	}
 	for _, s := range signs {
 		if s.fits(reason, text) {
 			return s.code, true
@@ -113,9 +128,9 @@ var helmWaited = []string{"timed out waiting", "context deadline exceeded", "not
 // because of the health of its objects.
 func failureOf(o *tidelock.Observation) tidelock.CauseCode {
 	kind, _, _ := o.Object.Split()
-	signs, other := kustomizeSigns, tidelock.CauseApplyFailed
+	signs, said, other := kustomizeSigns, fileName.ReplaceAllString(o.Message, "…"), tidelock.CauseApplyFailed
 	if kind == tidelock.HelmRelease {
-		signs = helmSigns
+		signs, said = helmSigns, o.Message
 		if slices.Contains(helmReasons, o.Reason) {
 			other = tidelock.CauseHelmFailed
 		}
@@ -123,7 +138,7 @@ func failureOf(o *tidelock.Observation) tidelock.CauseCode {
 	if o.Reason == "HealthCheckFailed" {
 		return tidelock.CauseUnhealthy
 	}
-	if code, ok := classify(signs, o.Reason, o.Message); ok {
+	if code, ok := classify(signs, o.Reason, said); ok {
 		return code
 	}
 	if read(namespaceMissing, o.Message) != nil {

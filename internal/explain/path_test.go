@@ -502,3 +502,30 @@ func TestEveryCodeIsDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesAreNoSigns: what things are called says nothing of what is the
+// matter with them.
+func TestNamesAreNoSigns(t *testing.T) {
+	source := func(message string) Facts {
+		f := pushed()
+		f.Fetch.State, f.Fetch.Reason, f.Fetch.Message, f.Fetch.Since = tidelock.ObservedFailed, "GitOperationFailed", message, ago(5*time.Minute)
+		return f
+	}
+	for _, tt := range []struct {
+		facts Facts
+		want  tidelock.CauseCode
+	}{
+		{source("failed to checkout and determine revision: unable to clone 'https://forge.example/team/certificate-app': authentication required: Unauthorized"), tidelock.CauseCredentialRefused},
+		{source("failed to checkout and determine revision: unable to clone 'https://forge.example/team/forbidden': dial tcp: lookup forge.example: no such host"), tidelock.CauseSourceUnreachable},
+		{source("failed to checkout and determine revision: unable to clone 'https://forge.example/team/certificate-app': dial tcp 10.0.0.1:443: i/o timeout"), tidelock.CauseSourceUnreachable},
+		{failed("BuildFailed", "kustomize build failed: accumulating resources: accumulation err='accumulating resources from 'secret.sops.yaml': MalformedYAMLError: yaml: line 4: mapping values are not allowed in this context in File: secret.sops.yaml'"), tidelock.CauseBuildFailed},
+		{failed("BuildFailed", "kustomize build failed: accumulating resources from './decrypted/substitutes.yml': evalsymlink failure on '/tmp/kustomization-1/sops/decrypted/substitutes.yml' : lstat /tmp/kustomization-1/sops/decrypted/substitutes.yml: no such file or directory"), tidelock.CauseBuildFailed},
+		{failed("BuildFailed", "decryption failed for '/v1, Kind=Secret/db': cannot get sops data key: 0 successful groups required, got 0"), tidelock.CauseDecryptionFailed},
+		{failed("ReconciliationFailed", "Deployment/shop/schema-registry apply failed: the server is currently unable to handle the request"), tidelock.CauseApplyFailed},
+		{failed("ReconciliationFailed", "Deployment/shop/web dry-run failed (Invalid): .spec.x: field not declared in schema"), tidelock.CauseObjectRejected},
+	} {
+		if got := Explain(tt.facts); got.Code != tt.want {
+			t.Errorf("got %s, want %s: %s", got.Code, tt.want, got.Sentence)
+		}
+	}
+}
