@@ -225,7 +225,10 @@ func (l *look) agent(ctx context.Context, agent tidelock.Agent, project tidelock
 	if err != nil {
 		return row, fmt.Errorf("list the announcements of agent %d: %w", agent.ID, err)
 	}
-	row.Sources = countStates(latest)
+	for _, a := range latest {
+		row.Sources = append(row.Sources, announcementWords(a.State))
+	}
+	row.Sources = tally(row.Sources)
 	return row, nil
 }
 

@@ -22,7 +22,7 @@ func TestPushRow(t *testing.T) {
 		{State: tidelock.Converged, FetchedAt: at.Add(300 * time.Millisecond)},
 		{State: tidelock.Converged, FetchedAt: at.Add(200 * time.Millisecond)},
 		{State: tidelock.Closed},
-	})
+	}, nil)
 	want := []move{
 		{Name: "main", Kind: "branch", Target: "b"},
 		{Name: "v1", Kind: "tag", Change: "created", Target: "d"},
@@ -34,15 +34,47 @@ func TestPushRow(t *testing.T) {
 	if row.Took != 300*time.Millisecond {
 		t.Errorf("got %v, want the slowest source's time", row.Took)
 	}
-	if got := row.States; len(got) != 2 || got[0] != (stateCount{"live", good, 2}) {
+	if got := row.States; len(got) != 2 || got[0] != (stateCount{"fetched", good, 2}) {
 		t.Errorf("got %+v", got)
 	}
 
 	waiting := pushRowOf(push, []tidelock.Announcement{
 		{State: tidelock.Converged, FetchedAt: at.Add(time.Second)}, {State: tidelock.Failed},
-	})
+	}, nil)
 	if waiting.Took != 0 || waiting.States[0].Tone != bad {
 		t.Errorf("got %v %+v, want no time and the failure first", waiting.Took, waiting.States)
+	}
+}
+
+// TestPushRowOfRollouts tells how a push went by what appliers made of it, and
+// by its announcement only where nothing applies it.
+func TestPushRowOfRollouts(t *testing.T) {
+	at := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	announced := []tidelock.Announcement{
+		{Agent: 1, Source: "GitRepository/a/site", Commit: "b", State: tidelock.Converged, FetchedAt: at.Add(time.Second)},
+		{Agent: 2, Source: "OCIRepository/a/site", State: tidelock.Converged, FetchedAt: at.Add(2 * time.Second)},
+	}
+	of := func(agent tidelock.AgentID, source tidelock.SourceID, commit tidelock.CommitID, state tidelock.RolloutState, healthy int) tidelock.Rollout {
+		return tidelock.Rollout{Agent: agent, Source: source, Commit: commit, State: state, HealthyAt: at.Add(time.Duration(healthy) * time.Second)}
+	}
+	git := of(1, "GitRepository/a/site", "b", tidelock.RolloutSuccess, 3)
+	for name, tc := range map[string]struct {
+		rollouts []tidelock.Rollout
+		want     []stateCount
+		took     time.Duration
+	}{
+		"nothing applies it": {nil, []stateCount{{"fetched", good, 2}}, 2 * time.Second},
+		"of another commit":  {[]tidelock.Rollout{of(1, "GitRepository/a/site", "c", tidelock.RolloutFailed, 3)}, []stateCount{{"fetched", good, 2}}, 2 * time.Second},
+		"in one place":       {[]tidelock.Rollout{git}, []stateCount{{"live", good, 1}, {"fetched", good, 1}}, 3 * time.Second},
+		"everywhere": {
+			[]tidelock.Rollout{git, git, of(2, "OCIRepository/a/site", "b", tidelock.RolloutSuccess, 4)}, []stateCount{{"live", good, 3}}, 4 * time.Second,
+		},
+		"failed": {[]tidelock.Rollout{git, of(2, "OCIRepository/a/site", "b", tidelock.RolloutFailed, 4)}, []stateCount{{"failed", bad, 1}, {"live", good, 1}}, 0},
+	} {
+		row := pushRowOf(tidelock.Push{At: at, Artifact: &tidelock.ArtifactUpdate{Commit: "b"}}, announced, tc.rollouts)
+		if !slices.Equal(row.States, tc.want) || row.Took != tc.took {
+			t.Errorf("%s: got %v after %v, want %v after %v", name, row.States, row.Took, tc.want, tc.took)
+		}
 	}
 }
 
@@ -71,7 +103,7 @@ func TestEveryStateHasWords(t *testing.T) {
 		tidelock.Sent, tidelock.Delivered, tidelock.Parked, tidelock.Handled,
 		tidelock.Failed, tidelock.Converged, tidelock.Gone, tidelock.Closed,
 	} {
-		if got := countStates([]tidelock.Announcement{{State: s}}); len(got) != 1 || got[0].State == "" {
+		if got := announcementWords(s); got.State == "unknown" {
 			t.Errorf("%s: got %+v", s, got)
 		}
 	}

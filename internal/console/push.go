@@ -1,8 +1,10 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"tidelock.dev"
@@ -24,7 +26,7 @@ type pushRow struct {
 	Moves   []move
 	More    int // further refs
 	States  []stateCount
-	Took    time.Duration // from record to the last source that has it; 0 while not all have
+	Took    time.Duration // until all places had come to it; 0 while not all have
 }
 
 // A move is a ref, or a tag of an image, that a push moved.
@@ -65,7 +67,11 @@ func (l *look) pushes(ctx context.Context, pushes []tidelock.Push) (pushTable, e
 		case err != nil:
 			return table, fmt.Errorf("list the announcements of push %d: %w", push.ID, err)
 		}
-		row := pushRowOf(push, announced)
+		rollouts, err := l.rollouts(ctx, *project, push, announced)
+		if err != nil {
+			return table, err
+		}
+		row := pushRowOf(push, announced, rollouts)
 		row.Project, row.Link = project.FullPath, l.console.projectLink(*project)
 		if row.By, err = l.username(ctx, push.By); err != nil {
 			return table, err
@@ -85,6 +91,38 @@ func (l *look) pushes(ctx context.Context, pushes []tidelock.Push) (pushTable, e
 		table.Rows = append(table.Rows, row)
 	}
 	return table, nil
+}
+
+// rolloutsShown is how many rollouts of one commit are counted.
+const rolloutsShown = 500
+
+// rollouts lists what appliers made of the commits that were announced.
+func (l *look) rollouts(ctx context.Context, project tidelock.Project, push tidelock.Push, announced []tidelock.Announcement) (all []tidelock.Rollout, err error) {
+	asked := map[tidelock.CommitID]bool{"": true}
+	for _, a := range announced {
+		commit := commitOf(push, a)
+		if asked[commit] {
+			continue
+		}
+		asked[commit] = true
+		some, _, err := l.console.forge.Rollouts(ctx, l.viewer, project, tidelock.RolloutFilter{Commit: commit}, tidelock.Page{Number: 1, PerPage: rolloutsShown})
+		switch kind := tidelock.KindOf(err); {
+		case kind == tidelock.Denied || kind == tidelock.Unauthenticated || kind == tidelock.NotFound:
+			return nil, nil // they are for members
+		case err != nil:
+			return nil, fmt.Errorf("list the rollouts of %s in project %d: %w", commit, project.ID, err)
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// commitOf is what an announcement of a push brought; "" when not known.
+func commitOf(push tidelock.Push, a tidelock.Announcement) tidelock.CommitID {
+	if a.Commit == "" && push.Artifact != nil {
+		return push.Artifact.Commit
+	}
+	return a.Commit
 }
 
 // image returns nil for one that is gone.
@@ -118,9 +156,10 @@ func (l *look) imageMove(project tidelock.Project, image *tidelock.Image, u tide
 	return m
 }
 
-func pushRowOf(push tidelock.Push, announced []tidelock.Announcement) pushRow {
+func pushRowOf(push tidelock.Push, announced []tidelock.Announcement, rollouts []tidelock.Rollout) pushRow {
 	const refsShown = 3
-	row := pushRow{At: push.At, States: countStates(announced), Took: slowest(push, announced)}
+	row := pushRow{At: push.At}
+	row.States, row.Took = outcome(push, announced, rollouts)
 	for i, u := range push.Updates {
 		if i == refsShown {
 			row.More = len(push.Updates) - i
@@ -151,48 +190,78 @@ func change(created, deleted bool) string {
 	return ""
 }
 
-// slowest is how long it took until every announced source had the push.
-func slowest(push tidelock.Push, announced []tidelock.Announcement) time.Duration {
-	var longest time.Duration
+// outcome tells how a push stands in every place: in the appliers of each
+// source that it was announced to, or in the source itself if nothing applies
+// it.
+func outcome(push tidelock.Push, announced []tidelock.Announcement, rollouts []tidelock.Rollout) (counts []stateCount, longest time.Duration) {
+	done := true
+	end := func(at time.Time) {
+		done = done && !at.IsZero()
+		longest = max(longest, at.Sub(push.At))
+	}
 	for _, a := range announced {
-		if a.State == tidelock.Closed {
-			continue
+		applied := false
+		for _, r := range rollouts {
+			if r.Agent != a.Agent || r.Source != a.Source || r.Commit != commitOf(push, a) {
+				continue
+			}
+			applied = true
+			words, tone := rolloutWords(r.State)
+			counts = append(counts, stateCount{words, tone, 1})
+			switch r.State {
+			case tidelock.RolloutSuperseded:
+			case tidelock.RolloutSuccess:
+				end(cmp.Or(r.HealthyAt, r.FinishedAt))
+			default:
+				done = false
+			}
 		}
-		if a.FetchedAt.IsZero() {
-			return 0
+		if !applied {
+			counts = append(counts, announcementWords(a.State))
+			if a.State != tidelock.Closed {
+				end(a.FetchedAt)
+			}
 		}
-		longest = max(longest, a.FetchedAt.Sub(push.At))
 	}
-	return longest
+	if !done {
+		longest = 0
+	}
+	return tally(counts), longest
 }
 
-// states are all there are, worst first, with the words that people read.
-var states = []struct {
-	state tidelock.AnnouncementState
-	words string
-	tone  tone
-}{
-	{tidelock.Failed, "failed", bad},
-	{tidelock.Parked, "suspended", warn},
-	{tidelock.Sent, "sent", busy},
-	{tidelock.Delivered, "at the agent", busy},
-	{tidelock.Handled, "handled", busy},
-	{tidelock.Gone, "ref deleted", idle},
-	{tidelock.Converged, "live", good},
-	{tidelock.Closed, "superseded", idle},
+// announcementWords are what people read of the state of an announcement.
+func announcementWords(state tidelock.AnnouncementState) stateCount {
+	switch state {
+	case tidelock.Failed:
+		return stateCount{"failed", bad, 1}
+	case tidelock.Parked:
+		return stateCount{"suspended", warn, 1}
+	case tidelock.Sent:
+		return stateCount{"sent", busy, 1}
+	case tidelock.Delivered:
+		return stateCount{"at the agent", busy, 1}
+	case tidelock.Handled:
+		return stateCount{"handled", busy, 1}
+	case tidelock.Converged:
+		return stateCount{"fetched", good, 1}
+	case tidelock.Gone:
+		return stateCount{"ref deleted", idle, 1}
+	case tidelock.Closed:
+		return stateCount{"superseded", idle, 1}
+	}
+	return stateCount{"unknown", warn, 1}
 }
 
-// countStates tells how many announcements are in which state, worst first.
-func countStates(list []tidelock.Announcement) []stateCount {
-	counts := map[tidelock.AnnouncementState]int{}
-	for _, a := range list {
-		counts[a.State]++
-	}
-	var out []stateCount
-	for _, s := range states {
-		if n := counts[s.state]; n > 0 {
-			out = append(out, stateCount{s.words, s.tone, n})
+// tally adds up what is in the same state, worst first.
+func tally(all []stateCount) (counts []stateCount) {
+	for _, one := range all {
+		i := slices.IndexFunc(counts, func(c stateCount) bool { return c.State == one.State })
+		if i < 0 {
+			i = len(counts)
+			counts = append(counts, stateCount{State: one.State, Tone: one.Tone})
 		}
+		counts[i].Count += one.Count
 	}
-	return out
+	slices.SortStableFunc(counts, func(a, b stateCount) int { return byTone(a.Tone, b.Tone) })
+	return counts
 }

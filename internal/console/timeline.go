@@ -267,21 +267,27 @@ func bar(p tidelock.Place, scale time.Duration) (parts []barPart) {
 	return parts
 }
 
-// placeWords say how a place stands.
-func placeWords(p tidelock.Place) (string, tone) {
-	switch p.State {
+// rolloutWords say how a commit stands in an applier.
+func rolloutWords(state tidelock.RolloutState) (string, tone) {
+	switch state {
 	case tidelock.RolloutSuccess:
 		return "live", good
 	case tidelock.RolloutFailed:
 		return "failed", bad
 	case tidelock.RolloutSuperseded:
 		return "superseded", idle
-	case tidelock.RolloutUnknown:
-		return "unknown", warn
 	case tidelock.RolloutRunning:
 		return "running", busy
 	case tidelock.RolloutPending:
 		return "pending", busy
+	}
+	return "unknown", warn
+}
+
+// placeWords say how a place stands.
+func placeWords(p tidelock.Place) (string, tone) {
+	if p.State != "" {
+		return rolloutWords(p.State)
 	}
 	if len(p.Hops) == 0 {
 		return "unknown", warn
@@ -311,17 +317,12 @@ func hopWords(h tidelock.Hop) (string, tone) {
 }
 
 // countTones tells how many places stand how, worst first.
-func countTones(rows []placeRow) (counts []stateCount) {
-	for _, row := range rows {
-		i := slices.IndexFunc(counts, func(c stateCount) bool { return c.State == row.State })
-		if i < 0 {
-			i = len(counts)
-			counts = append(counts, stateCount{State: row.State, Tone: row.Tone})
-		}
-		counts[i].Count++
+func countTones(rows []placeRow) []stateCount {
+	all := make([]stateCount, len(rows))
+	for i, row := range rows {
+		all[i] = stateCount{row.State, row.Tone, 1}
 	}
-	slices.SortStableFunc(counts, func(a, b stateCount) int { return byTone(a.Tone, b.Tone) })
-	return counts
+	return tally(all)
 }
 
 // byTone puts the worst first.
