@@ -74,7 +74,7 @@ func (h *hostileRegistry) run(docker bool, args ...string) (output string, err e
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "tidelock", args...)
 	cmd.Dir = home
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TIDELOCK_URL=" + h.server.URL, "TIDELOCK_CA_FILE=" + ca, "DOCKER_CONFIG=" + home}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TIDELOCK_URL=" + h.server.URL, "TIDELOCK_CA_FILE=" + ca, "DOCKER_CONFIG=" + home, "GORACE=" + noSleep}
 	if !docker {
 		cmd.Env = append(cmd.Env, "TIDELOCK_TOKEN="+hostileSecret)
 	}

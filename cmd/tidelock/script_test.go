@@ -27,6 +27,10 @@ import (
 	"tidelock.dev/internal/tunnel"
 )
 
+// noSleep is for GORACE: commands would sleep for a second before they exit,
+// for races in what they leave running, and they leave nothing running.
+const noSleep = "atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"tidelock": main})
 }
@@ -46,6 +50,7 @@ func TestScript(t *testing.T) {
 				env.Setenv("GIT_"+who+"_NAME", "Ada")
 				env.Setenv("GIT_"+who+"_EMAIL", "ada@forge.example")
 			}
+			env.Setenv("GORACE", noSleep)
 			env.Values["t"] = env.T()
 			return nil
 		},
