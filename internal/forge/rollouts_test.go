@@ -71,6 +71,18 @@ var rolloutTests = []struct{ name, story string }{
 		sees state=stalled message=access:denied
 		= A success, B failed* access:denied`},
 
+	{"a late failure of the older one is not one of the newer one", `
+		push A
+		fetched A
+		sees attempted=A applied=A state=ready health=healthy
+		push B
+		sees state=failed message=webhook:down
+		= A success, B pending*
+		fetched B
+		= A success, B running*
+		sees attempted=B applied=B state=ready message=ok
+		= A success, B success*`},
+
 	{"a failure of the older one is not one of the newer one", `
 		push A
 		fetched A

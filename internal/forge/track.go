@@ -446,7 +446,7 @@ func (t *track) offered(r *tidelock.Rollout, s sight, at *tidelock.Rollout) {
 	o := s.applier
 	failing := o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled
 	switch {
-	case failing && at != nil && at.State == tidelock.RolloutSuccess:
+	case failing && at != nil && at.State == tidelock.RolloutSuccess && !o.Since.Before(r.RunningAt):
 		// The older one is live; what fails is to bring the newer one.
 		t.become(r, tidelock.RolloutFailed, o.Reason, o.Message)
 	case r.State == tidelock.RolloutSuccess || r.State == tidelock.RolloutFailed && failing:
