@@ -24,6 +24,10 @@ const (
 	last  = 31999
 )
 
+// given has the path of the book to which this process gave a port: who asked
+// may not listen on it yet, or for a moment not.
+var given sync.Map
+
 // A Book holds the ports of one state folder. Its methods may be called from
 // any goroutine.
 type Book struct {
@@ -67,6 +71,9 @@ func (b *Book) Port(name string) (int, error) {
 	for i := range span {
 		p := first + (start+i)%span
 		if taken[p] || !free(p) {
+			continue
+		}
+		if owner, ok := given.LoadOrStore(p, b.path); ok && owner != b.path {
 			continue
 		}
 		b.ports[name] = p

@@ -61,6 +61,20 @@ func TestTakenPortIsReplaced(t *testing.T) {
 	}
 }
 
+// What one book gave is not given by another, though nobody listens there yet.
+func TestBooksShareNothing(t *testing.T) {
+	one, other := open(t, filepath.Join(t.TempDir(), "ports.json")), open(t, filepath.Join(t.TempDir(), "ports.json"))
+	given := map[int]bool{}
+	for i := range 400 {
+		given[ask(t, one, strconv.Itoa(i))] = true
+	}
+	for i := range 400 {
+		if p := ask(t, other, strconv.Itoa(i)); given[p] {
+			t.Fatalf("both books gave port %d", p)
+		}
+	}
+}
+
 func TestBrokenBookIsReported(t *testing.T) {
 	if _, err := port.Open(t.TempDir()); err == nil {
 		t.Error("a folder was read as a book")
