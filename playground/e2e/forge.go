@@ -70,6 +70,7 @@ type Forge struct {
 	supervisor *supervisor.Supervisor
 	web        *http.Client
 	agents     *Project
+	groups     *sync.Mutex // is held by who makes one
 }
 
 var build struct {
@@ -106,7 +107,7 @@ func BuildTidelock(tree, path string) error {
 // agent that is connected. Both end with the test.
 func StartForge(t testing.TB, config ForgeConfig) *Forge {
 	t.Helper()
-	f := &Forge{t: t, Cluster: Cluster(t), Dir: t.TempDir(), config: config}
+	f := &Forge{t: t, Cluster: Cluster(t), Dir: t.TempDir(), config: config, groups: new(sync.Mutex)}
 	if f.config.ServerBinary == "" {
 		f.config.ServerBinary = Binary(t)
 	}
@@ -134,6 +135,13 @@ func StartForge(t testing.TB, config ForgeConfig) *Forge {
 		f.startAgent()
 	}
 	return f
+}
+
+// In is the forge in a part of a test, which fails alone.
+func (f *Forge) In(t testing.TB) *Forge {
+	here := *f
+	here.t = t
+	return &here
 }
 
 func (f *Forge) printLogs() {
@@ -444,13 +452,7 @@ func (f *Forge) TryProject(ctx context.Context, path, visibility string) (*Proje
 	if !ok {
 		return nil, fmt.Errorf("project path %q has no group", path)
 	}
-	var parent struct {
-		ID int64 `json:"id"`
-	}
-	err := f.API(ctx, http.MethodGet, "groups/"+group, nil, &parent)
-	if missing, ok := errors.AsType[*StatusError](err); ok && missing.Code == http.StatusNotFound {
-		err = f.API(ctx, http.MethodPost, "groups", map[string]any{"name": group, "path": group, "visibility": "public"}, &parent)
-	}
+	parent, err := f.group(ctx, group)
 	if err != nil {
 		return nil, err
 	}
@@ -458,7 +460,7 @@ func (f *Forge) TryProject(ctx context.Context, path, visibility string) (*Proje
 		ID  int64  `json:"id"`
 		URL string `json:"http_url_to_repo"`
 	}
-	if err := f.API(ctx, http.MethodPost, "projects", map[string]any{"name": name, "path": name, "namespace_id": parent.ID, "visibility": visibility}, &made); err != nil {
+	if err := f.API(ctx, http.MethodPost, "projects", map[string]any{"name": name, "path": name, "namespace_id": parent, "visibility": visibility}, &made); err != nil {
 		return nil, err
 	}
 	p := &Project{ID: made.ID, Path: path, URL: made.URL, forge: f, clone: filepath.Join(f.Dir, "clones", strings.ReplaceAll(path, "/", "-"))}
@@ -470,6 +472,20 @@ func (f *Forge) TryProject(ctx context.Context, path, visibility string) (*Proje
 	}
 	_, err = p.TryGit(ctx, "remote", "add", "origin", made.URL)
 	return p, err
+}
+
+// group finds a group and makes it if it is missing.
+func (f *Forge) group(ctx context.Context, path string) (id int64, err error) {
+	f.groups.Lock()
+	defer f.groups.Unlock()
+	var found struct {
+		ID int64 `json:"id"`
+	}
+	err = f.API(ctx, http.MethodGet, "groups/"+path, nil, &found)
+	if missing, ok := errors.AsType[*StatusError](err); ok && missing.Code == http.StatusNotFound {
+		err = f.API(ctx, http.MethodPost, "groups", map[string]any{"name": path, "path": path, "visibility": "public"}, &found)
+	}
+	return found.ID, err
 }
 
 // Git runs git in the project's clone as the administrator.

@@ -36,16 +36,18 @@ func TestReports(t *testing.T) {
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	w := reporting{Forge: f, ns: f.Cluster.Namespace(t)}
 	f.Trust(w.ns, "root", f.Token)
-	for _, part := range []struct {
-		name string
-		run  func(reporting, *testing.T)
-	}{
-		{"failures", reporting.failures},
-		{"superseded", reporting.superseded},
-		{"speed", reporting.speed},
-		{"artifacts", reporting.artifacts},
-	} {
-		t.Run(part.name, func(t *testing.T) { part.run(w, t) })
+	t.Run("outcomes", func(t *testing.T) {
+		for name, run := range map[string]func(reporting, *testing.T){
+			"failures": reporting.failures, "superseded": reporting.superseded, "artifacts": reporting.artifacts,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				run(reporting{f.In(t), w.ns}, t)
+			})
+		}
+	})
+	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind} {
+		t.Run("speed of "+kind, func(t *testing.T) { w.speed(t, kind) })
 	}
 }
 
@@ -368,7 +370,7 @@ func (w reporting) waitReady(t *testing.T, commit, name string) {
 }
 
 func readyWith(k *kustomizev1.Kustomization, commit string) bool {
-	return strings.HasSuffix(k.Status.LastAppliedRevision, ":"+commit) && k.Status.ObservedGeneration == k.Generation &&
+	return (strings.HasSuffix(k.Status.LastAppliedRevision, ":"+commit) || strings.HasSuffix(k.Status.LastAppliedOriginRevision, ":"+commit)) && k.Status.ObservedGeneration == k.Generation &&
 		slices.ContainsFunc(k.Status.Conditions, func(c metav1.Condition) bool {
 			return c.Type == meta.ReadyCondition && c.Status == metav1.ConditionTrue
 		})
@@ -413,22 +415,36 @@ func (w reporting) superseded(t *testing.T) {
 	w.waitJobs(t, p, first, map[string]outcome{"overtaken": {state: "success"}})
 }
 
-// speed prints how long after Flux is ready its commit says so.
-func (w reporting) speed(t *testing.T) {
-	p := w.project("speed")
-	commit := p.Push("main", map[string]string{"speed/a.yaml": e2e.ConfigMap("speed", "0")["deploy/speed.yaml"]})
-	w.Source(w.ns, "speed", p, e2e.Branch("main"))
-	w.apply(t, sourcev1.GitRepositoryKind, "speed", "speed")
-	w.waitJobs(t, p, commit, map[string]outcome{"speed": {state: "success"}})
+// speed prints how long after Flux is ready its commit says so, of a source of
+// a kind.
+func (w reporting) speed(t *testing.T, kind string) {
+	name := strings.ToLower(kind)
+	p, image := w.project(name), w.Image("team/"+name+"/app")
+	push := func(value int) (commit string) {
+		files := map[string]string{name + "/a.yaml": e2e.ConfigMap(name, fmt.Sprint(value))["deploy/"+name+".yaml"]}
+		commit = p.Push("main", files)
+		if kind == sourcev1.OCIRepositoryKind {
+			image.Push("latest", w.Manifests(files, commit))
+		}
+		return commit
+	}
+	commit := push(0)
+	if kind == sourcev1.OCIRepositoryKind {
+		w.imageSource(name, p, image)
+	} else {
+		w.Source(w.ns, name, p, e2e.Branch("main"))
+	}
+	w.apply(t, kind, name, name)
+	w.waitJobs(t, p, commit, map[string]outcome{name: {state: "success"}})
 
-	watch, err := w.Cluster.Client.Watch(t.Context(), &kustomizev1.KustomizationList{}, client.InNamespace(w.ns), client.MatchingFields{"metadata.name": "speed"})
+	watch, err := w.Cluster.Client.Watch(t.Context(), &kustomizev1.KustomizationList{}, client.InNamespace(w.ns), client.MatchingFields{"metadata.name": name})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer watch.Stop()
 	var took []time.Duration
 	for i := range 12 {
-		commit := p.Push("main", map[string]string{"speed/a.yaml": e2e.ConfigMap("speed", fmt.Sprint(i+1))["deploy/speed.yaml"]})
+		commit := push(i + 1)
 		var ready time.Time
 		for ready.IsZero() {
 			select {
@@ -440,28 +456,36 @@ func (w reporting) speed(t *testing.T) {
 				t.Fatalf("Flux is not ready with %.8s", commit)
 			}
 		}
-		w.waitJobs(t, p, commit, map[string]outcome{"speed": {state: "success"}})
+		w.waitJobs(t, p, commit, map[string]outcome{name: {state: "success"}})
 		var list []struct {
 			State, Applier string
 			ReportedAt     time.Time `json:"reported_at"`
 		}
 		w.Call(http.MethodGet, fmt.Sprintf("projects/%d/rollouts?sha=%s", p.ID, commit), nil, &list)
-		if len(list) != 1 || list[0].State != "success" || list[0].Applier != "Kustomization/"+w.ns+"/speed" {
+		if len(list) != 1 || list[0].State != "success" || list[0].Applier != "Kustomization/"+w.ns+"/"+name {
 			t.Fatalf("the rollouts of %.8s are %+v", commit, list)
 		}
 		took = append(took, list[0].ReportedAt.Sub(ready))
 	}
 	slices.Sort(took)
-	t.Logf("from Flux being ready to the commit saying so: p50 %s, max %s of %d",
+	t.Logf("%s: from Flux being ready to the commit saying so: p50 %s, max %s of %d", kind,
 		took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), len(took))
+}
+
+// imageSource makes a source of a private project's image, and what it may be
+// pulled with.
+func (w reporting) imageSource(name string, p *e2e.Project, image *e2e.Image) {
+	username, token := p.DeployToken("read_registry")
+	w.PullSecret(w.ns, "pull-"+name, username, token)
+	w.ImageSource(w.ns, name, image, nil, func(o *sourcev1.OCIRepository) {
+		o.Spec.SecretRef = &meta.LocalObjectReference{Name: "pull-" + name}
+	})
 }
 
 // artifacts deploys commits by artifacts that say of which commit they are.
 func (w reporting) artifacts(t *testing.T) {
 	p := w.project("packed")
 	image := w.Image("team/packed/app")
-	username, token := p.DeployToken("read_registry")
-	w.PullSecret(w.ns, "pull-packed", username, token)
 	push := func(text string) string {
 		t.Helper()
 		files := map[string]string{"app/manifest.yaml": text}
@@ -471,9 +495,7 @@ func (w reporting) artifacts(t *testing.T) {
 	}
 	good := func(value string) string { return e2e.ConfigMap("app", value)["deploy/app.yaml"] }
 	first := push(good("1"))
-	w.ImageSource(w.ns, "packed", image, nil, func(o *sourcev1.OCIRepository) {
-		o.Spec.SecretRef = &meta.LocalObjectReference{Name: "pull-packed"}
-	})
+	w.imageSource("packed", p, image)
 	w.apply(t, sourcev1.OCIRepositoryKind, "packed", "app")
 	w.waitJobs(t, p, first, map[string]outcome{"app": {state: "success"}})
 	w.deployed(t, p, "test/"+w.ns, first, "/kustomizations/app")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ type way struct {
 // A push can be followed to the end, from a source of Git and from one of OCI,
 // and a job can wait for it.
 func TestTimeline(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	f.Trust(ns)
@@ -56,10 +58,10 @@ func TestTimeline(t *testing.T) {
 	f.WaitServed(ns, "direct")
 	f.WaitServed(ns, "packed")
 
-	// A job that waits, as CI/CD starts it.
-	wait := func(commit string, args ...string) (code int, said string) {
+	// A command as a job of CI/CD starts it.
+	job := func(commit string, args ...string) (code int, said string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), e2e.Binary(t), append([]string{"wait"}, args...)...)
+		cmd := exec.CommandContext(t.Context(), e2e.Binary(t), args...)
 		cmd.Dir = t.TempDir()
 		cmd.Env = append(os.Environ(), "TIDELOCK_URL=", "CI_SERVER_URL="+f.URL, "GITLAB_TOKEN="+f.Token, "CI_SERVER_TLS_CA_FILE="+f.CAFile,
 			fmt.Sprintf("CI_PROJECT_ID=%d", p.ID), "CI_COMMIT_SHA="+commit, "XDG_CONFIG_HOME="+cmd.Dir)
@@ -75,11 +77,16 @@ func TestTimeline(t *testing.T) {
 		}
 		return code, out.String()
 	}
+	wait := func(commit string, args ...string) (code int, said string) {
+		t.Helper()
+		return job(commit, append([]string{"wait"}, args...)...)
+	}
 
 	good := p.Push("main", files("second", fine))
 	if code, said := wait(good, "--timeout", "1m"); code != 0 {
 		t.Fatalf("exited with %d: %s", code, said)
 	}
+	const packedHops = "accepted packaged announced triggered fetched applied healthy reported"
 	e2e.Eventually(t, soon, func(ctx context.Context) error {
 		var w way
 		if err := f.API(ctx, http.MethodGet, fmt.Sprintf("projects/%d/repository/commits/%s/timeline", p.ID, good), nil, &w); err != nil {
@@ -87,7 +94,7 @@ func TestTimeline(t *testing.T) {
 		}
 		want := map[string]string{
 			"Kustomization/" + ns + "/direct": "accepted announced triggered fetched applied healthy reported",
-			"Kustomization/" + ns + "/packed": "accepted packaged announced triggered fetched applied healthy reported",
+			"Kustomization/" + ns + "/packed": packedHops,
 		}
 		if len(w.Places) != len(want) {
 			return fmt.Errorf("there are %d places, want %d: %+v", len(w.Places), len(want), w.Places)
@@ -109,6 +116,14 @@ func TestTimeline(t *testing.T) {
 		}
 		return nil
 	})
+
+	drawn := "Kustomization/" + ns + "/packed on test  live\n"
+	for hop := range strings.FieldsSeq(packedHops) {
+		drawn += "  " + hop + ` +\+\d.*\n`
+	}
+	if code, said := job(good, "trace"); code != 0 || !regexp.MustCompile(drawn).MatchString(said) {
+		t.Errorf("tidelock trace exited with %d: %s\nwant in it: %s", code, said, drawn)
+	}
 
 	bad := p.Push("main", files("second", "apiVersion: v1\nkind: NoSuchKind\nmetadata: {name: extra}\n"))
 	if code, said := wait(bad, "--timeout", "1m", "--environment", "test/"+ns); code != 1 || !strings.Contains(said, "NoSuchKind") {
