@@ -62,8 +62,9 @@ func escapePath(path string) string { return (&url.URL{Path: path}).EscapedPath(
 func (c *Console) below(w http.ResponseWriter, r *http.Request, viewer forge.Principal) error {
 	path := strings.TrimSuffix(r.PathValue("path"), "/")
 	path, commit, ofCommit := strings.Cut(path, commitBelow)
+	path, pipeline, ofPipeline := strings.Cut(path, pipelinesBelow)
 	path, image, ofImage := strings.Cut(path, imagesBelow)
-	if image != "" && image[0] != '/' || ofImage && ofCommit || !strings.Contains(path, "/") {
+	if image != "" && image[0] != '/' || ofImage && (ofCommit || ofPipeline) || ofCommit && ofPipeline || !strings.Contains(path, "/") {
 		return errNoPage()
 	}
 	image = strings.TrimPrefix(image, "/")
@@ -80,6 +81,8 @@ func (c *Console) below(w http.ResponseWriter, r *http.Request, viewer forge.Pri
 			to = c.imageLink(project, tidelock.Image{Name: image})
 		case ofCommit:
 			to += commitBelow + escapePath(commit)
+		case ofPipeline:
+			to += pipelinesBelow + escapePath(pipeline)
 		}
 		http.Redirect(w, r, to, http.StatusFound)
 		return nil
@@ -87,6 +90,8 @@ func (c *Console) below(w http.ResponseWriter, r *http.Request, viewer forge.Pri
 		return c.image(w, r, viewer, project, image)
 	case ofCommit:
 		return c.commit(w, r, viewer, project, commit)
+	case ofPipeline:
+		return c.pipeline(w, r, viewer, project, pipeline)
 	}
 	return c.project(w, r, viewer, project)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,8 +14,12 @@ import (
 	"tidelock.dev/internal/forge"
 )
 
-// commitBelow stands between the path of a project and a commit.
-const commitBelow = "/-/commit/"
+// What stands between the path of a project and a commit, or the id of a
+// pipeline.
+const (
+	commitBelow    = "/-/commit/"
+	pipelinesBelow = "/-/pipelines/"
+)
 
 // What the page of a commit shows at most, and how often it is read again
 // while somebody may wait for it.
@@ -141,6 +146,24 @@ func (c *Console) commit(w http.ResponseWriter, r *http.Request, viewer forge.Pr
 		page.Why = c.why(r.Context(), viewer, project, timeline.Commit)
 	}
 	return c.render(w, http.StatusOK, "timeline", page)
+}
+
+// pipeline leads to the commit of a pipeline, whose page tells more than its
+// jobs do.
+func (c *Console) pipeline(w http.ResponseWriter, r *http.Request, viewer forge.Principal, project tidelock.Project, id string) error {
+	n, err := strconv.ParseInt(id, 10, 64)
+	if err != nil {
+		return errNoPage()
+	}
+	pipeline, err := c.forge.Pipeline(r.Context(), viewer, project, tidelock.PipelineID(n))
+	switch kind := tidelock.KindOf(err); {
+	case kind == tidelock.NotFound || kind == tidelock.Denied || kind == tidelock.Unauthenticated:
+		return errNoPage()
+	case err != nil:
+		return fmt.Errorf("read pipeline %d: %w", n, err)
+	}
+	http.Redirect(w, r, c.timelineLink(project, pipeline.Commit), http.StatusFound)
+	return nil
 }
 
 // trunk tells of pushes and packagings.

@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -48,6 +49,36 @@ func TestTimelineOfACommit(t *testing.T) {
 		"/Team/Site/-/commit/" + string(first) + "/other", "/Team/Nope/-/commit/" + string(first) + "/timeline",
 		"/Team/Site/-/images/x/-/commit/" + string(first) + "/timeline",
 	} {
+		if answer := b.get(path); answer.Status != http.StatusNotFound {
+			t.Errorf("%s: got %d", path, answer.Status)
+		}
+	}
+}
+
+// TestPipelineLeadsToItsCommit follows the URL that the API and hooks have for
+// a pipeline.
+func TestPipelineLeadsToItsCommit(t *testing.T) {
+	s := servertest.Start(t)
+	site := s.Project("team/site", tidelock.Private)
+	commit := site.Push("main", "app.yaml", "one")
+	s.Call(s.Token, http.MethodPost, fmt.Sprintf("projects/%d/statuses/%s", site.ID, commit), map[string]any{"state": "success"}, nil)
+	var pipelines []struct {
+		WebURL string `json:"web_url"`
+	}
+	s.Call(s.Token, http.MethodGet, fmt.Sprintf("projects/%d/pipelines", site.ID), nil, &pipelines)
+	if len(pipelines) != 1 {
+		t.Fatalf("got %d pipelines", len(pipelines))
+	}
+	path := strings.TrimPrefix(pipelines[0].WebURL, s.URL)
+	b := newBrowser(t, s)
+	if answer := b.get(path); answer.Status != http.StatusNotFound {
+		t.Errorf("a stranger got %d", answer.Status)
+	}
+	b.signIn(s.Token)
+	if page := mainOf(t, b.get(path)); !strings.Contains(page, "<code>"+string(commit)+"</code>") {
+		t.Errorf("%s does not lead to %s:\n%s", path, commit, page)
+	}
+	for _, path := range []string{path + "0", path + "/x", "/team/site/-/pipelines/", "/team/site/-/pipelines/x"} {
 		if answer := b.get(path); answer.Status != http.StatusNotFound {
 			t.Errorf("%s: got %d", path, answer.Status)
 		}
