@@ -203,6 +203,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		return refs, err
 	})
 	live := sync.OnceValues(func() (map[placeID]tidelock.Rollout, error) { return f.lastSuccesses(ctx, project.ID) })
+	spoils := sync.OnceValues(func() (map[placeID]int64, error) { return f.lastSpoils(ctx, project.ID) })
 	var deciding []tidelock.Rollout
 	for _, r := range newest {
 		if environment != "" && r.Environment != "" && r.Environment != environment {
@@ -218,7 +219,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		}
 		mine, hadIt := ownOf[place]
 		switch {
-		case has && r.State == tidelock.RolloutFailed && !r.AppliedAt.IsZero(): // it is what runs there, badly
+		case has && r.State == tidelock.RolloutFailed && wasApplied(r): // it is what runs there, badly
 		case has && r.State != tidelock.RolloutSuccess && r.Commit != commit:
 			before, err := live()
 			if err != nil {
@@ -232,7 +233,11 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
 				return nil, err
 			}
-			if has {
+			spoilt, err := spoils()
+			if err != nil {
+				return nil, err
+			}
+			if has && spoilt[place] < last.Turn {
 				r = last
 			}
 		case has:
@@ -298,6 +303,30 @@ func (f *Forge) lastSuccesses(ctx context.Context, project tidelock.ProjectID) (
 		live[placeID{r.Agent, r.Applier}] = r
 	}
 	return live, nil
+}
+
+// lastSpoils are the turns of the last rollouts of each applier that were
+// applied and not well: what had succeeded before them is not live any more.
+func (f *Forge) lastSpoils(ctx context.Context, project tidelock.ProjectID) (map[placeID]int64, error) {
+	ended, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{
+		Project: project, States: []tidelock.RolloutState{tidelock.RolloutFailed, tidelock.RolloutSuperseded},
+	}, tidelock.Page{Number: 1, PerPage: maxLiveRollouts})
+	if err != nil {
+		return nil, fmt.Errorf("list what failed of project %d: %w", project, err)
+	}
+	spoils := map[placeID]int64{}
+	for _, r := range ended {
+		if place := (placeID{r.Agent, r.Applier}); wasApplied(r) {
+			spoils[place] = max(spoils[place], r.Turn)
+		}
+	}
+	return spoils, nil
+}
+
+// wasApplied reports whether a rollout's objects came into the cluster,
+// whatever became of them.
+func wasApplied(r tidelock.Rollout) bool {
+	return !r.AppliedAt.IsZero() || r.Reason == "HealthCheckFailed"
 }
 
 // decide sums up the rollouts, of which the worst comes first.

@@ -475,3 +475,39 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("got %+v, %v, want no places", public, err)
 	}
 }
+
+// What was live is not so any more when a newer commit was applied and failed,
+// although yet another one is on its way.
+func TestLiveBeneathABrokenCommit(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		state tidelock.RolloutState
+		how   func(*tidelock.Rollout)
+		want  forge.LiveState
+	}{
+		{"applied and unhealthy", tidelock.RolloutFailed, func(r *tidelock.Rollout) { r.AppliedAt = r.PendingAt }, forge.LiveWaiting},
+		{"applied before anybody saw it", tidelock.RolloutFailed, func(r *tidelock.Rollout) { r.Reason = "HealthCheckFailed" }, forge.LiveWaiting},
+		{"overtaken after it was applied", tidelock.RolloutSuperseded, func(r *tidelock.Rollout) { r.AppliedAt = r.PendingAt }, forge.LiveWaiting},
+		{"never applied", tidelock.RolloutFailed, nil, forge.LiveLive},
+	} {
+		w := newFollowed(t)
+		three := w.child(w.two, "refs/heads/main", "three")
+		w.seen("a")
+		w.roll("a", w.one, tidelock.RolloutSuccess, nil)
+		w.roll("a", w.two, tt.state, tt.how)
+		w.roll("a", three, tidelock.RolloutPending, nil)
+		w.planned()
+		if got, err := w.Live(t.Context(), w.root, w.project, string(w.one), ""); err != nil || got.State != tt.want {
+			t.Errorf("%s: got %s, %q, %v, want %s", tt.name, got.State, got.Message, err, tt.want)
+		}
+	}
+	w := newFollowed(t)
+	w.seen("a")
+	w.roll("a", w.one, tidelock.RolloutSuccess, nil)
+	w.roll("a", w.two, tidelock.RolloutFailed, func(r *tidelock.Rollout) { r.Reason = "HealthCheckFailed" })
+	w.planned()
+	if got, err := w.Live(t.Context(), w.root, w.project, string(w.one), ""); err != nil || got.State != forge.LiveFailed {
+		t.Errorf("its health check failed: got %s, %q, %v", got.State, got.Message, err)
+	}
+}
