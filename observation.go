@@ -47,6 +47,9 @@ const (
 	ObservedStalled     ObservedState = "stalled" // not tried again before something changes
 )
 
+// Failed reports whether Flux could not do what it tried.
+func (s ObservedState) Failed() bool { return s == ObservedFailed || s == ObservedStalled }
+
 // A Health is how objects in a cluster are, in the sense of kstatus.
 type Health string
 

@@ -98,7 +98,7 @@ func noApplier(f *Facts) *tidelock.Verdict {
 	}
 	if f.Fetch == nil {
 		if f.Fetched.has() {
-			return f.unknown(fmt.Sprintf("%s has the commit; the agent does not tell what applies it", f.Source.Source),
+			return unknown(fmt.Sprintf("%s has the commit; the agent does not tell what applies it", f.Source.Source),
 				tidelock.Evidence{Where: string(f.Source.Source), What: f.Source.Revision, At: f.Source.UpdatedAt})
 		}
 		return nil
@@ -252,7 +252,7 @@ func (f *Facts) wrong(o *tidelock.Observation) *tidelock.Verdict {
 	switch {
 	case o.Suspended:
 		return suspended(o)
-	case o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled:
+	case o.State.Failed():
 		return f.failure(o, nil)
 	}
 	return f.sick(o)
@@ -272,7 +272,7 @@ func applyFailed(f *Facts) *tidelock.Verdict {
 		return nil
 	}
 	switch {
-	case o.State == tidelock.ObservedFailed, o.State == tidelock.ObservedStalled, sourceWaits(o) && f.age(o.Since) > fresh:
+	case o.State.Failed(), sourceWaits(o) && f.age(o.Since) > fresh:
 	case o.State == tidelock.ObservedProgressing && !f.Applied.has():
 		return f.triedBefore(o)
 	default:
@@ -433,10 +433,10 @@ func applierIdle(f *Facts) *tidelock.Verdict {
 	at := field(o, "status.lastAttemptedRevision", cmp.Or(o.Attempted, "none"))
 	switch {
 	case o.State == tidelock.ObservedProgressing:
-		return f.waiting(string(o.Object)+" is being applied", conditions(o), at)
+		return waiting(string(o.Object)+" is being applied", conditions(o), at)
 	case sourceWaits(o):
-		return f.waiting(string(o.Object)+" waits for its source", conditions(o))
-	case (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled) && (f.Attempted.has() || f.Attempted == None):
+		return waiting(string(o.Object)+" waits for its source", conditions(o))
+	case o.State.Failed() && (f.Attempted.has() || f.Attempted == None):
 		return nil // it has been explained
 	}
 	fetched := f.fetchedAt()
@@ -445,13 +445,13 @@ func applierIdle(f *Facts) *tidelock.Verdict {
 		waited = max(waited, f.age(o.Since))
 	}
 	if waited <= unhandledAfter || f.controllerActs(o.Object, fetched) {
-		return f.waiting(string(o.Object)+" is about to be applied", at)
+		return waiting(string(o.Object)+" is about to be applied", at)
 	}
 	what := "has not attempted the commit, which has been in " + string(f.Source.Source) + " for " + took(waited)
 	if o.Requested {
 		what = "has not acted on a request to reconcile it"
 	}
-	return controllerDown(f, o.Object, what, at, tidelock.Evidence{Where: string(f.Source.Source), What: "has " + f.Source.Revision, At: fetched})
+	return controllerDown(o.Object, what, at, tidelock.Evidence{Where: string(f.Source.Source), What: "has " + f.Source.Revision, At: fetched})
 }
 
 // fetchedAt is when the source had the commit; zero when nobody saw it.

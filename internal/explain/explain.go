@@ -139,7 +139,7 @@ func Explain(f Facts) tidelock.Verdict {
 	case calm != nil:
 		return f.finish(*calm)
 	}
-	return f.finish(*f.unknown("it cannot be told how far the commit came: nothing that is seen here says so"))
+	return f.finish(*unknown("it cannot be told how far the commit came: nothing that is seen here says so"))
 }
 
 // ahead is what would still be in the way of a commit that is kept at the
@@ -169,7 +169,7 @@ func (f *Facts) behind() []tidelock.Verdict {
 	switch {
 	case blocked(o):
 		v = dependency(&arrived)
-	case (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled) && early(o) && !f.Mended:
+	case o.State.Failed() && early(o) && !f.Mended:
 		v = f.failure(o, nil)
 	}
 	if v == nil || !v.Blocking() {

@@ -94,7 +94,7 @@ func unhealthy(f *Facts) *tidelock.Verdict {
 	if !f.Applied.has() || !f.applied() {
 		return nil
 	}
-	return f.waiting(fmt.Sprintf("%s has applied the commit, and waits for its objects to be healthy", o.Object), field(o, "health", string(o.Health)))
+	return waiting(fmt.Sprintf("%s has applied the commit, and waits for its objects to be healthy", o.Object), field(o, "health", string(o.Health)))
 }
 
 // sick names the worst object that keeps an applier from being healthy; nil
@@ -126,7 +126,7 @@ func (f *Facts) sick(o *tidelock.Observation) *tidelock.Verdict {
 	}
 	switch {
 	case worst != nil:
-		return f.illness(o, *worst, code)
+		return illness(o, *worst, code)
 	case o.Health == tidelock.HealthFailed || late:
 		return &tidelock.Verdict{
 			Code: tidelock.CauseUnhealthy, Object: o.Object, Since: o.Since,
@@ -171,7 +171,7 @@ func symptomOf(object tidelock.ObjectHealth) symptom {
 	return symptom{tidelock.CauseUnhealthy, -1}
 }
 
-func (f *Facts) illness(o *tidelock.Observation, object tidelock.ObjectHealth, code tidelock.CauseCode) *tidelock.Verdict {
+func illness(o *tidelock.Observation, object tidelock.ObjectHealth, code tidelock.CauseCode) *tidelock.Verdict {
 	prose := healthProse[code]
 	name := object.String()
 	if object.Pod != "" && !strings.HasSuffix(name, "/"+object.Pod) {
@@ -187,7 +187,7 @@ func (f *Facts) illness(o *tidelock.Observation, object tidelock.ObjectHealth, c
 		v.Sentence += ": " + quote(object.Message)
 	}
 	v.Evidence = []tidelock.Evidence{{Where: name, What: cmp.Or(what, string(object.Health)), At: o.Since}}
-	if o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled {
+	if o.State.Failed() {
 		v.Evidence = append(v.Evidence, conditions(o))
 	}
 	return v

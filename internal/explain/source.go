@@ -118,9 +118,9 @@ func notOnRef(f *Facts) *tidelock.Verdict {
 	case f.packaged() && (f.Build != nil && !f.Build.State.Done() || f.Build == nil && f.Packs):
 		return f.notPackaged(young)
 	case f.packaged() && f.Source.Wanted == "":
-		return f.unknown(fmt.Sprintf("%s follows an artifact that does not say from which commit it was made", f.Source.Source), evidence)
+		return unknown(fmt.Sprintf("%s follows an artifact that does not say from which commit it was made", f.Source.Source), evidence)
 	case (f.Head == Before || f.Head == Apart) && young:
-		return f.waiting("the commit was pushed just now, and is on its way to "+string(f.Source.Source), evidence)
+		return waiting("the commit was pushed just now, and is on its way to "+string(f.Source.Source), evidence)
 	case f.Head == Before || f.Head == Apart:
 		v := &tidelock.Verdict{
 			Code:     tidelock.CauseNotOnWatchedRef,
@@ -139,9 +139,9 @@ func notOnRef(f *Facts) *tidelock.Verdict {
 		v.Evidence = append(v.Evidence, tidelock.Evidence{Where: "commit " + short(f.Commit), What: on, At: f.Now})
 		return v
 	case young:
-		return f.waiting("the commit was pushed just now", evidence)
+		return waiting("the commit was pushed just now", evidence)
 	}
-	return f.unknown("it is not known what "+string(f.Source.Source)+" should have", evidence)
+	return unknown("it is not known what "+string(f.Source.Source)+" should have", evidence)
 }
 
 // follows is what the source follows, in words.
@@ -178,9 +178,9 @@ func (f *Facts) notPackaged(young bool) *tidelock.Verdict {
 		e.What, e.At = fmt.Sprintf("application %s is %s", b.Application, b.State), b.CreatedAt
 	}
 	if young {
-		return f.waiting("the commit is being packaged", e)
+		return waiting("the commit is being packaged", e)
 	}
-	return f.unknown("the commit was not packaged: no head of a branch or release is at it, or its packaging is late", e)
+	return unknown("the commit was not packaged: no head of a branch or release is at it, or its packaging is late", e)
 }
 
 func agentOffline(f *Facts) *tidelock.Verdict {
@@ -188,7 +188,7 @@ func agentOffline(f *Facts) *tidelock.Verdict {
 		return nil
 	}
 	if f.age(f.Away) < offlineAfter {
-		return f.waiting("agent "+f.AgentName+" is not connected at the moment", tidelock.Evidence{Where: "agent " + f.AgentName, What: "last seen " + stamp(f.Away), At: f.Away})
+		return waiting("agent "+f.AgentName+" is not connected at the moment", tidelock.Evidence{Where: "agent " + f.AgentName, What: "last seen " + stamp(f.Away), At: f.Away})
 	}
 	v := tidelock.Verdict{
 		Code: tidelock.CauseAgentOffline, Object: tidelock.ObjectID(f.Source.Source),
@@ -250,7 +250,7 @@ var sourceNext = map[tidelock.CauseCode]struct{ says, next string }{
 func (f *Facts) failing() (code tidelock.CauseCode, message string, e tidelock.Evidence) {
 	reason := ""
 	switch o := f.Fetch; {
-	case o != nil && (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled),
+	case o != nil && o.State.Failed(),
 		o != nil && o.State == tidelock.ObservedBlocked && f.age(o.Since) > fresh: // what it includes is not there
 		reason, message, e = o.Reason, o.Message, conditions(o)
 	case f.Announcement != nil && f.Announcement.State == tidelock.Failed && f.Announcement.Message != "":
@@ -294,15 +294,15 @@ func notTriggered(f *Facts) *tidelock.Verdict {
 	}
 	id := tidelock.ObjectID(f.Source.Source)
 	if o := f.Fetch; o != nil && o.State == tidelock.ObservedUnknown && f.age(o.Since) > unhandledAfter {
-		return controllerDown(f, id, "has not looked at it", conditions(o))
+		return controllerDown(id, "has not looked at it", conditions(o))
 	}
 	a := f.Announcement
 	if a == nil {
 		e := tidelock.Evidence{Where: string(id), What: "nothing was announced to it", At: f.Source.Since}
 		if f.age(f.PushedAt) < fresh || f.age(f.Source.Since) < fresh {
-			return f.waiting("the commit is about to be announced to "+string(id), e)
+			return waiting("the commit is about to be announced to "+string(id), e)
 		}
-		return f.unknown("the commit was not announced to "+string(id), e)
+		return unknown("the commit was not announced to "+string(id), e)
 	}
 	e := tidelock.Evidence{Where: fmt.Sprintf("announcement %d to %s", a.Number, id), What: "state: " + string(a.State), At: a.AnnouncedAt}
 	if a.Message != "" {
@@ -310,24 +310,24 @@ func notTriggered(f *Facts) *tidelock.Verdict {
 	}
 	switch {
 	case a.State == tidelock.Sent && f.age(a.SentAt) < unhandledAfter:
-		return f.waiting("the commit is announced to "+string(id), e)
+		return waiting("the commit is announced to "+string(id), e)
 	case a.State == tidelock.Sent:
-		return f.unknown("the agent has not confirmed that it was told of the commit", e)
+		return unknown("the agent has not confirmed that it was told of the commit", e)
 	case a.AnsweredAt.IsZero() && a.Message != "" && f.age(a.AnnouncedAt) >= fresh:
 		return f.notAsked(*a, e)
 	case a.AnsweredAt.IsZero() && f.age(a.AnnouncedAt) < unhandledAfter:
-		return f.waiting("Flux is being asked to fetch "+string(id), e)
+		return waiting("Flux is being asked to fetch "+string(id), e)
 	case a.AnsweredAt.IsZero():
 		return f.notAsked(*a, e)
 	case a.HandledAt.IsZero() && f.age(a.AnsweredAt) < unhandledAfter:
-		return f.waiting("Flux was asked to fetch "+string(id), e)
+		return waiting("Flux was asked to fetch "+string(id), e)
 	case a.HandledAt.IsZero():
 		e.What = fmt.Sprintf("asked at %s by %s, %d times, and not handled", stamp(a.AnsweredAt), a.Via, a.Attempts)
-		return controllerDown(f, id, "has not acted on the request to fetch it for "+took(f.age(a.AnsweredAt)), e)
+		return controllerDown(id, "has not acted on the request to fetch it for "+took(f.age(a.AnsweredAt)), e)
 	case f.age(a.HandledAt) < unhandledAfter:
-		return f.waiting("Flux is fetching "+string(id), e)
+		return waiting("Flux is fetching "+string(id), e)
 	}
-	return f.unknown("Flux acted on the request to fetch "+string(id)+" and does not have the commit; it says nothing of a failure", e)
+	return unknown("Flux acted on the request to fetch "+string(id)+" and does not have the commit; it says nothing of a failure", e)
 }
 
 // notAsked is about a source of which Flux could not be told.
@@ -368,7 +368,7 @@ func controllerOf(id tidelock.ObjectID) string {
 
 // controllerDown blames a controller that does not act. Each caller has waited
 // long enough for one that is busy.
-func controllerDown(f *Facts, id tidelock.ObjectID, what string, evidence ...tidelock.Evidence) *tidelock.Verdict {
+func controllerDown(id tidelock.ObjectID, what string, evidence ...tidelock.Evidence) *tidelock.Verdict {
 	name := controllerOf(id)
 	return &tidelock.Verdict{
 		Code: tidelock.CauseControllerDown, Object: id,
@@ -378,10 +378,10 @@ func controllerDown(f *Facts, id tidelock.ObjectID, what string, evidence ...tid
 	}
 }
 
-func (f *Facts) waiting(sentence string, evidence ...tidelock.Evidence) *tidelock.Verdict {
+func waiting(sentence string, evidence ...tidelock.Evidence) *tidelock.Verdict {
 	return &tidelock.Verdict{Code: tidelock.CauseWaiting, Sentence: sentence, Evidence: evidence}
 }
 
-func (f *Facts) unknown(sentence string, evidence ...tidelock.Evidence) *tidelock.Verdict {
+func unknown(sentence string, evidence ...tidelock.Evidence) *tidelock.Verdict {
 	return &tidelock.Verdict{Code: tidelock.CauseUnknown, Sentence: sentence, Evidence: evidence}
 }

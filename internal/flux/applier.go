@@ -293,7 +293,7 @@ func (a *application) oversized() bool {
 // early reports whether the applier failed before it looked at a revision, so
 // that it has failed with whatever its source has.
 func (a *application) early() bool {
-	return failed(a.standing.state) && earlyReasons[a.standing.reason]
+	return a.standing.state.Failed() && earlyReasons[a.standing.reason]
 }
 
 var earlyReasons = map[string]bool{

@@ -44,7 +44,7 @@ func (m moment) well() bool {
 // shownAgain reports whether Flux only shows again what had become of an older
 // revision, without another attempt.
 func (m moment) shownAgain(before moment, o tidelock.Outcome) bool {
-	return failed(m.state) && failed(o.State) ||
+	return m.state.Failed() && o.State.Failed() ||
 		m.state == tidelock.ObservedReady && o.State == tidelock.ObservedReady && m.applied == before.applied
 }
 

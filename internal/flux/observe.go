@@ -312,7 +312,7 @@ func (c *Controller) survey(a *applier) {
 		applied:   c.madeFrom(named, a.seen.applied),
 		brought:   a.seen.brought,
 	}
-	if named.seen.gitRepository != "" && failed(named.seen.standing.state) && named.seen.sourceRevision != m.applied {
+	if named.seen.gitRepository != "" && named.seen.standing.state.Failed() && named.seen.sourceRevision != m.applied {
 		// What applies the chart does not know that there should be a newer one.
 		m.standing, m.attempted, m.brought = named.seen.standing, named.seen.sourceRevision, false
 		m.message = "HelmChart " + named.name() + ": " + m.message

@@ -154,8 +154,4 @@ func (v *verdict) hold(s standing, of version) standing {
 }
 
 // decided reports whether the state is the end of an attempt.
-func decided(s tidelock.ObservedState) bool { return s == tidelock.ObservedReady || failed(s) }
-
-func failed(s tidelock.ObservedState) bool {
-	return s == tidelock.ObservedFailed || s == tidelock.ObservedStalled
-}
+func decided(s tidelock.ObservedState) bool { return s == tidelock.ObservedReady || s.Failed() }
