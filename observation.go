@@ -118,6 +118,7 @@ type Observation struct {
 	DependsOn   []ObjectID
 	Timeout     time.Duration // spec.timeout, else spec.interval, as Flux has it
 	Health      Health        // of everything in the inventory together: the worst
+	HealthSince time.Time     // since when Health is so with Revision, as forge keeps it
 	Objects     int           // in the inventory
 	Unhealthy   []ObjectHealth
 	Outcomes    []Outcome // of the last few revisions, newest first

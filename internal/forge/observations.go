@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -27,7 +28,9 @@ const observeBatch = 500
 // The upserts are the whole set if complete is set: what is not among them is
 // gone. An object belongs to the project to which its source leads, if that is
 // a source of the agent's that the server serves; what else an agent says of
-// projects counts for nothing. To observe the same again changes nothing.
+// projects counts for nothing. To observe the same again changes nothing. An
+// agent that tells of the whole set says itself since when things are as they
+// are: it may not have looked for a time.
 func (f *Forge) Observe(ctx context.Context, agent tidelock.Agent, upserts []tidelock.Observation, removals []tidelock.ObjectID, complete bool) error {
 	touched := make([]tidelock.ObjectID, 0, len(upserts)+len(removals))
 	seen := make(map[tidelock.ObjectID]bool, len(upserts))
@@ -46,8 +49,9 @@ func (f *Forge) Observe(ctx context.Context, agent tidelock.Agent, upserts []tid
 	if complete {
 		removals = nil
 	}
+	known := make(map[tidelock.ObjectID]tidelock.Observation, len(before))
 	for _, o := range before {
-		projects[o.Project] = true
+		known[o.Object], projects[o.Project] = o, true
 		if complete && !seen[o.Object] {
 			removals = append(removals, o.Object)
 		}
@@ -56,7 +60,11 @@ func (f *Forge) Observe(ctx context.Context, agent tidelock.Agent, upserts []tid
 
 	now := f.now().UTC()
 	for i := range upserts {
-		upserts[i].Agent, upserts[i].UpdatedAt = agent.ID, now
+		o := &upserts[i]
+		o.Agent, o.UpdatedAt, o.HealthSince = agent.ID, now, cmp.Or(o.Since, now)
+		if b := known[o.Object]; !complete && b.Revision == o.Revision && becoming(b.Health) == becoming(o.Health) {
+			o.HealthSince = cmp.Or(b.HealthSince, o.HealthSince)
+		}
 	}
 	for rest := upserts; len(rest) > observeBatch; rest, upserts = rest[observeBatch:], rest[observeBatch:] {
 		if err := f.store.SaveObservations(ctx, agent.ID, rest[:observeBatch], nil); err != nil {
@@ -86,6 +94,15 @@ func (f *Forge) Observe(ctx context.Context, agent tidelock.Agent, upserts []tid
 		publish(f, tidelock.Observed{Project: id})
 	}
 	return nil
+}
+
+// becoming is the health of which one is as good as the other for somebody who
+// waits until all is healthy.
+func becoming(h tidelock.Health) tidelock.Health {
+	if h == tidelock.HealthMissing {
+		return tidelock.HealthProgressing
+	}
+	return h
 }
 
 // ObservationsOf lists what agents see, for the server's own use.

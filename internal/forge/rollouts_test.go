@@ -354,6 +354,59 @@ var rolloutTests = []struct{ name, story string }{
 		wait 3m
 		= A failed* not healthy after 2m0s`},
 
+	{"health that is lost while it is looked at again", `
+		push A
+		sees attempted=A applied=A state=ready health=healthy
+		wait 1h
+		sees health=progressing unhealthy=web timeout=2m
+		wait 1m
+		sees state=progressing
+		sees state=ready health=missing unhealthy=web
+		= A success*
+		wait 1m
+		= A failed* not healthy after 2m0s`},
+
+	{"health of what was applied long ago", `
+		push A
+		wait 1h
+		sees attempted=A applied=A state=ready health=progressing unhealthy=web timeout=5m outcomes=A:ready brought=50m
+		= A running* waits for health: apps/Deployment shop/web is progressing
+		wait 4m
+		= A running*
+		wait 1m
+		= A failed* not healthy after 5m0s`},
+
+	{"health of what was applied while the agent was away", `
+		push A
+		sees attempted=A applied=A state=ready health=progressing unhealthy=web timeout=5m
+		leave
+		wait 2m
+		doubt
+		= A unknown*
+		push B
+		wait 1h
+		come
+		restart attempted=B applied=B outcomes=B:ready,A:ready brought=50m
+		= A success, B running* waits for health
+		wait 5m
+		= A success, B failed* not healthy after 5m0s`},
+
+	{"health after an agent began anew", `
+		push A
+		sees attempted=A applied=A state=ready health=progressing unhealthy=web timeout=5m
+		leave
+		wait 2m
+		doubt
+		= A unknown*
+		wait 1h
+		come
+		restart
+		= A running* waits for health
+		wait 4m
+		= A running*
+		wait 1m
+		= A failed* not healthy after 5m0s`},
+
 	{"no health is known", `
 		push A
 		sees attempted=A applied=A state=ready health=unknown
@@ -615,6 +668,10 @@ func (s *story) line(line string) {
 	case "sees":
 		s.change(&s.applier, words)
 		s.ok(s.Observe(ctx, s.agent, []tidelock.Observation{s.applier}, nil, false))
+	case "restart": // the agent begins anew, and tells of everything
+		s.change(&s.applier, words)
+		s.applier.Since = s.clock
+		s.ok(s.Observe(ctx, s.agent, []tidelock.Observation{s.fetched, s.applier}, nil, true))
 	case "remove":
 		s.ok(s.Observe(ctx, s.agent, nil, []tidelock.ObjectID{s.applier.Object}, false))
 	case "set":
@@ -707,6 +764,10 @@ func (s *story) change(o *tidelock.Observation, words []string) {
 				}
 				o.Outcomes = append(o.Outcomes, outcome)
 			}
+		case "brought": // so long ago, the last
+			d, err := time.ParseDuration(value)
+			s.ok(err)
+			o.Outcomes[0].AppliedAt = s.clock.Add(-d)
 		default:
 			s.t.Fatalf("an observation is said to have %q", word)
 		}

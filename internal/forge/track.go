@@ -377,12 +377,8 @@ func (t *track) judgeHealth(r *tidelock.Rollout, o tidelock.Observation) {
 	case tidelock.HealthFailed:
 		t.become(r, tidelock.RolloutFailed, worst(o).reason(), worst(o).message())
 	case tidelock.HealthProgressing, tidelock.HealthMissing:
-		since := r.AppliedAt
-		if r.State == tidelock.RolloutSuccess {
-			since = o.Since // it was healthy until then
-		}
 		switch {
-		case since.IsZero() || t.now.Sub(since) < wait:
+		case o.HealthSince.IsZero() || t.now.Sub(o.HealthSince) < wait:
 			if !r.State.Done() || r.State == tidelock.RolloutSuperseded && r.Newest {
 				t.become(r, tidelock.RolloutRunning, worst(o).reason(), "waits for health: "+worst(o).message())
 			}
