@@ -364,3 +364,25 @@ func TestHealth(t *testing.T) {
 	f.Applier.Unhealthy = nil
 	check(t, f, tidelock.CauseUnhealthy, "failed")
 }
+
+// What is advised can be pasted: Flux's command line draws a tree of
+// Kustomizations only, and calls images otherwise than sources.
+func TestFluxCommands(t *testing.T) {
+	for _, tt := range []struct {
+		verb string
+		id   tidelock.ObjectID
+		want string
+	}{
+		{"tree", "Kustomization/apps/shop", "flux tree kustomization shop -n apps"},
+		{"tree", "HelmRelease/apps/shop", ""},
+		{"get", "HelmRelease/apps/shop", "flux get helmrelease shop -n apps"},
+		{"resume", "OCIRepository/apps/shop", "flux resume source oci shop -n apps"},
+		{"resume", "ImageRepository/apps/shop", "flux resume image repository shop -n apps"},
+		{"resume", "Kustomization/apps/$(reboot)", ""},
+		{"resume", "Secret/apps/shop", ""},
+	} {
+		if got := flux(tt.verb, tt.id); got != tt.want {
+			t.Errorf("%s %s: got %q, want %q", tt.verb, tt.id, got, tt.want)
+		}
+	}
+}

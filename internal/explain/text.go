@@ -176,19 +176,22 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC"
 
 // fluxNouns are how the command line of Flux calls kinds.
 var fluxNouns = map[tidelock.ObjectKind]string{
-	tidelock.Kustomization:                      "kustomization",
-	tidelock.HelmRelease:                        "helmrelease",
-	tidelock.ObjectKind(tidelock.GitRepository): "source git",
-	tidelock.ObjectKind(tidelock.OCIRepository): "source oci",
-	tidelock.ObjectKind(tidelock.HelmChart):     "source chart",
+	tidelock.Kustomization: "kustomization",
+	tidelock.HelmRelease:   "helmrelease",
+
+	tidelock.ObjectKind(tidelock.GitRepository):   "source git",
+	tidelock.ObjectKind(tidelock.OCIRepository):   "source oci",
+	tidelock.ObjectKind(tidelock.HelmChart):       "source chart",
+	tidelock.ObjectKind(tidelock.ImageRepository): "image repository",
 }
 
-// flux is the command of Flux's that does something to an object; "" where one
-// of the names is not one of Kubernetes, since people will paste it.
+// flux is the command of Flux's that does something to an object; "" where
+// there is none, or where one of the names is not one of Kubernetes, since
+// people will paste it.
 func flux(verb string, id tidelock.ObjectID) string {
 	kind, namespace, name := id.Split()
 	noun := fluxNouns[kind]
-	if noun == "" || !isName(namespace) || !isName(name) {
+	if noun == "" || verb == "tree" && kind != tidelock.Kustomization || !isName(namespace) || !isName(name) {
 		return ""
 	}
 	return "flux " + verb + " " + noun + " " + name + " -n " + namespace
