@@ -5,7 +5,6 @@ SHELL         := /bin/bash -eo pipefail
 GO            ?= go
 PLAYGROUND    := bin/tidelock-playground
 STATICCHECK   := bin/staticcheck
-# Tests of the playground module share one machine's ports, cores and memory.
 TEST_FLAGS    ?=
 # The race detector looks at Go's memory. SQLite, which is C made into Go, has
 # its own: to watch it costs two thirds of the time of most tests, and shows
@@ -61,8 +60,10 @@ test-matrix: ## Ask every surface every question of who may do what
 test-fuzz: ## Run every fuzz target for a moment (FUZZ=time for each, default 2s)
 	@.ci/fuzz $${FUZZ:-2s}
 
+# Tests of the playground module share one machine's ports, cores and memory, and
+# mostly wait: for Flux, or for a control plane to start.
 test-e2e: components ## Run the playground's tests, end to end against real Kubernetes and Flux
-	cd playground && $(GO) test $(RACE) -timeout 30m -p 1 $(TEST_FLAGS) ./...
+	cd playground && $(GO) test $(RACE) -timeout 30m -p 2 -parallel 3 $(TEST_FLAGS) ./...
 
 components: playground
 	@$(PLAYGROUND) build

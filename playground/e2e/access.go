@@ -3,42 +3,42 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"sync"
 	"testing"
 
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"tidelock.dev"
 	"tidelock.dev/deploy/agent"
 	"tidelock.dev/playground/controlplane"
+	"tidelock.dev/playground/manifest"
 )
 
-var agentAccess struct {
-	once                  sync.Once
-	namespace, kubeconfig string
-	err                   error
+// access is that of the agents of a cluster.
+type access struct {
+	once       sync.Once
+	kubeconfig string
+	err        error
 }
 
-// AgentAccess applies the agent's manifests, rights and all, once per run, and
-// returns the namespace and a kubeconfig of the ServiceAccount that they make.
+const agentNamespace = "tidelock-agent"
+
+// AgentAccess applies the agent's manifests, rights and all, once per cluster,
+// and returns the namespace and a kubeconfig of the ServiceAccount that they
+// make.
 func (s *System) AgentAccess(t testing.TB) (namespace, kubeconfig string) {
 	t.Helper()
-	agentAccess.once.Do(func() {
-		agentAccess.namespace = "tidelock-agent"
-		agentAccess.kubeconfig = filepath.Join(s.Dir, "agent.kubeconfig")
-		agentAccess.err = s.applyAgentAccess(context.Background())
+	s.access.once.Do(func() {
+		s.access.kubeconfig = filepath.Join(s.Dir, "agent.kubeconfig")
+		s.access.err = s.applyAgentAccess(context.Background())
 	})
-	if agentAccess.err != nil {
-		t.Fatal(agentAccess.err)
+	if s.access.err != nil {
+		t.Fatal(s.access.err)
 	}
-	return agentAccess.namespace, agentAccess.kubeconfig
+	return agentNamespace, s.access.kubeconfig
 }
 
 // ReadyReceivers counts the ready Receivers of a source that an agent keeps.
@@ -61,31 +61,23 @@ func (s *System) ReadyReceivers(ctx context.Context, namespace, source string) (
 	return n, nil
 }
 
-// applyAgentAccess applies what an operator would, less the Deployment, whose
-// image nobody here runs, and its token.
+// applyAgentAccess applies what an operator would. The simulated node runs the
+// Deployment's pods, so no agent comes of it.
 func (s *System) applyAgentAccess(ctx context.Context) error {
 	var text bytes.Buffer
 	if err := agent.Render(&text, agent.Values{
-		Namespace: agentAccess.namespace, AgentName: "test", ServerURL: "https://localhost",
-		Token: tidelock.NewSecret("unused"), Image: "tidelock",
+		Namespace: agentNamespace, AgentName: "test", ServerURL: "https://localhost",
+		Token: tidelock.NewSecret("unused"), Image: "tidelock", Replicas: 1,
 	}); err != nil {
 		return err
 	}
-	documents := yaml.NewYAMLOrJSONDecoder(&text, 4096)
-	for {
-		o := &unstructured.Unstructured{}
-		if err := documents.Decode(o); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return fmt.Errorf("read the agent's manifests: %w", err)
-		}
-		if kind := o.GetKind(); kind == "" || kind == "Deployment" || kind == "Secret" {
-			continue
-		}
-		if err := s.Client.Patch(ctx, o, client.Apply, client.FieldOwner("e2e"), client.ForceOwnership); err != nil {
-			return fmt.Errorf("apply %s %s: %w", o.GetKind(), o.GetName(), err)
-		}
+	objects, err := manifest.Parse(text.Bytes())
+	if err != nil {
+		return err
 	}
-	_, err := controlplane.WriteServiceAccountKubeconfig(ctx, s.REST(), agentAccess.namespace, agent.ServiceAccount, agentAccess.kubeconfig)
+	if err := manifest.Apply(ctx, s.Client, objects...); err != nil {
+		return err
+	}
+	_, err = controlplane.WriteServiceAccountKubeconfig(ctx, s.REST(), agentNamespace, agent.ServiceAccount, s.access.kubeconfig)
 	return err
 }

@@ -185,6 +185,7 @@ func (f fleet) write(t *testing.T, name, text string) string {
 // flux bootstrap gitlab --token-auth makes the project, brings the cluster
 // under it, and changes nothing when it runs again.
 func TestFluxBootstrapWithAToken(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.Call(http.MethodPost, "groups", map[string]any{"name": "Friends", "path": "friends", "visibility": "internal"}, nil)
 	ns := f.Cluster.Namespace(t)
@@ -221,6 +222,7 @@ func TestFluxBootstrapWithAToken(t *testing.T) {
 // flux bootstrap gitlab --personal works in a user's namespace, and a group of
 // its own below another one is an owner too.
 func TestFluxBootstrapOfOtherOwners(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var group, child struct{ ID int64 }
 	var self struct{ Username string }
@@ -255,6 +257,7 @@ type deployToken struct {
 // flux bootstrap gitlab --deploy-token-auth keeps one deploy token per cluster
 // and renews it on every run.
 func TestFluxBootstrapWithADeployToken(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	ns := f.Cluster.Namespace(t)
 	tokens := func() []deployToken {
@@ -315,6 +318,7 @@ func gitEnvironment(f *e2e.Forge, token string) []string {
 // flux bootstrap gitlab without further flags makes an SSH key, which becomes a
 // deploy key of the project; a run with a key of one's own replaces it.
 func TestFluxBootstrapWithADeployKey(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	ns := f.Cluster.Namespace(t)
 	ssh := strings.TrimPrefix(f.SSHURL, "ssh://git@")

@@ -72,6 +72,7 @@ func wantStatus(t *testing.T, what string, r reply, status int) reply {
 
 // TestCurl drives the API as people do by hand, and as their scripts do.
 func TestCurl(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	p := f.Project("team/site", "private")
 	p.Push("main", map[string]string{"docs/read me.md": "# Hello\n"})

@@ -54,6 +54,7 @@ func newProvider(t *testing.T, f *e2e.Forge, ns, name, address, token, kustomiza
 // Flux's Provider of type gitlab tells of a Kustomization by commit statuses,
 // with every kind of token that may post one.
 func TestFluxProvider(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "private")
@@ -135,6 +136,7 @@ type delivery struct {
 // fetched at once by a source that otherwise looks once an hour, and a call
 // that the Receiver refuses is made again.
 func TestFluxReceiver(t *testing.T) {
+	t.Parallel()
 	cluster := e2e.Cluster(t)
 	receivers, err := url.Parse(cluster.Flux.ReceiverURL())
 	if err != nil {

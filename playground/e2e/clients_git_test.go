@@ -50,6 +50,7 @@ func (r remote) git(t *testing.T, dir string, version int, args ...string) {
 // TestGit takes the git of this machine through every transport and version of
 // the protocol: clone whole and shallow, deepen, fetch, push, delete.
 func TestGit(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	p := f.Project("team/site", "private")
 	for i := range 5 {
@@ -74,6 +75,7 @@ func TestGit(t *testing.T) {
 // TestGitWithDeployKeys takes the git of this machine to a project with keys of
 // its own, and with a host that is not the one it knows.
 func TestGitWithDeployKeys(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	p := f.Project("team/site", "private")
 	p.Push("main", map[string]string{"file": "one"})

@@ -46,6 +46,7 @@ platform/site:
 // gitlabracadabra brings a group and a project into the state that a file
 // describes, and finds nothing to do when it looks again.
 func TestGitLabracadabra(t *testing.T) {
+	t.Parallel()
 	program, err := exec.LookPath("gitlabracadabra")
 	if err != nil {
 		t.Skip("install Debian's gitlabracadabra, and have it in PATH")

@@ -83,6 +83,7 @@ func gone[T any](t *testing.T) func(T, *gitlab.Response, error) {
 // had neither as a Go module nor from Debian where the tests run. It is made of
 // the same Go client.
 func TestGlabReplayed(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	f.Project("ops/fleet", "private").Push("main", map[string]string{"README.md": "# Fleet\n"})
 	c := newClient(t, f, gitlab.AccessTokenAuthSource{Token: f.Token})
@@ -233,6 +234,7 @@ func writeFile(t *testing.T, c *gitlab.Client, project, branch, path, text strin
 // show a change. The provider itself can be had neither as a Go module nor from
 // Debian where the tests run. It signs in with a Bearer token.
 func TestTerraformReplayed(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	c := newClient(t, f, bearer{f.Token})
 	ok[*gitlab.User](t)(c.Users.CurrentUser())

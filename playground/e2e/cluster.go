@@ -2,11 +2,13 @@
 // cluster, against a real control plane and real Flux, and what they share.
 //
 // One cluster serves all tests of a run; each test works in namespaces of its
-// own:
+// own, beside others. Only a test that kills what all share, or that measures,
+// runs alone, without t.Parallel:
 //
 //	func TestMain(m *testing.M) { os.Exit(e2e.Main(m)) }
 //
 //	func TestSomething(t *testing.T) {
+//		t.Parallel()
 //		c := e2e.Cluster(t)
 //		ns := c.Namespace(t)
 //		…
@@ -49,6 +51,8 @@ type System struct {
 	Flux   *fluxsystem.System
 	Client client.WithWatch // an administrator, with Flux's kinds
 	Dir    string           // logs lie below it
+
+	access access
 }
 
 // Scheme knows the kinds of Kubernetes and of Flux.

@@ -33,6 +33,7 @@ type delivered struct {
 // A push to a delivery repository of 20 applications that changes one makes
 // one artifact, wakes one OCIRepository, and one Kustomization is applied.
 func TestDeliveryRepository(t *testing.T) {
+	t.Parallel()
 	const count, pushes = 20, 10
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)

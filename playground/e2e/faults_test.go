@@ -118,12 +118,14 @@ func newFaultWorld(t *testing.T, seed uint64, serverFlags ...string) *faultWorld
 	w.Trust(w.namespace)
 	for i := range faultProjects {
 		p := w.Project(fmt.Sprintf("team/site-%d", i), "public")
-		first := p.Push("main", e2e.ConfigMap("site", "0"))
-		name := fmt.Sprint("site-", i)
-		w.Source(w.namespace, name, p, e2e.Branch("main"))
-		w.WaitFetched(w.namespace, name, first, soon)
-		w.WaitServed(w.namespace, name)
+		p.Push("main", e2e.ConfigMap("site", "0"))
+		w.Source(w.namespace, fmt.Sprint("site-", i), p, e2e.Branch("main"))
 		w.projects = append(w.projects, p)
+	}
+	for i, p := range w.projects {
+		name := fmt.Sprint("site-", i)
+		w.WaitFetched(w.namespace, name, p.Git("rev-parse", "HEAD"), soon)
+		w.WaitServed(w.namespace, name)
 	}
 	return w
 }

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +26,6 @@ import (
 	deploy "tidelock.dev/deploy/agent"
 	"tidelock.dev/internal/flux"
 	"tidelock.dev/playground/e2e"
-	"tidelock.dev/playground/manifest"
 )
 
 // A fluxAgent is a flux.Controller under the rights of deploy/agent, and a
@@ -51,11 +49,12 @@ var lastAgent atomic.Int64
 // the prefixes.
 func startFlux(t *testing.T, c *e2e.System, settings flux.Settings, prefixes ...string) *fluxAgent {
 	t.Helper()
-	return startFluxOn(t, agentREST(t, c), tidelock.AgentID(lastAgent.Add(1)), settings, prefixes...)
+	return startFluxOn(t, agentREST(t, c), settings, prefixes...)
 }
 
-func startFluxOn(t *testing.T, config *rest.Config, id tidelock.AgentID, settings flux.Settings, prefixes ...string) *fluxAgent {
+func startFluxOn(t *testing.T, config *rest.Config, settings flux.Settings, prefixes ...string) *fluxAgent {
 	t.Helper()
+	id := tidelock.AgentID(lastAgent.Add(1))
 	controller, err := flux.New(flux.Config{
 		REST:  config,
 		Agent: id,
@@ -183,40 +182,14 @@ func (a *fluxAgent) await(t *testing.T, id tidelock.SourceID, number int64, stat
 	return a.latest(id)
 }
 
-var agentAccount struct {
-	once sync.Once
-	err  error
-}
-
-const agentNamespace = "tidelock-agent"
-
 // agentREST acts as the account of deploy/agent's manifests.
 func agentREST(t *testing.T, c *e2e.System) *rest.Config {
 	t.Helper()
-	agentAccount.once.Do(func() { agentAccount.err = applyAgentManifests(t.Context(), c) })
-	if agentAccount.err != nil {
-		t.Fatal(agentAccount.err)
-	}
+	namespace, _ := c.AgentAccess(t)
 	config := c.REST()
-	config.Impersonate.UserName = "system:serviceaccount:" + agentNamespace + ":" + deploy.ServiceAccount
-	config.Impersonate.Groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + agentNamespace, "system:authenticated"}
+	config.Impersonate.UserName = "system:serviceaccount:" + namespace + ":" + deploy.ServiceAccount
+	config.Impersonate.Groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"}
 	return config
-}
-
-func applyAgentManifests(ctx context.Context, c *e2e.System) error {
-	var text bytes.Buffer
-	err := deploy.Render(&text, deploy.Values{
-		Namespace: agentNamespace, AgentName: "e2e", ServerURL: "https://forge.example",
-		Token: tidelock.NewSecret("glagent-e2e"), Image: "tidelock.dev/tidelock:e2e", Replicas: 1,
-	})
-	if err != nil {
-		return err
-	}
-	objects, err := manifest.Parse(text.Bytes())
-	if err != nil {
-		return err
-	}
-	return manifest.Apply(ctx, c.Client, objects...)
 }
 
 // newSource makes a GitRepository that Flux polls once an hour.
@@ -281,24 +254,20 @@ func awaitReceivers(t *testing.T, c *e2e.System, ns string, want int) []notifica
 	return list
 }
 
-// awaitVia announces nothing new but waits until a push goes by way of the
-// Receiver: the agent may learn of it a moment after us.
+// pushUntilVia pushes until a push goes by way of the Receiver: the agent may
+// learn of it a moment after us, and of an endpoint that is back within seconds.
 func (a *fluxAgent) pushUntilVia(t *testing.T, repo repository, id tidelock.SourceID, via flux.Via) flux.Progress {
 	t.Helper()
-	for range 20 {
+	return a.pushGoalUntilVia(t, id, via, func(int) tidelock.Goal {
 		commit := repo.push(t, map[string]string{"file": fmt.Sprint(a.numbers.Load(), time.Now())})
-		p := a.await(t, id, a.announce(t, id, commit), tidelock.Converged, 20*time.Second)
-		if p.Via == via {
-			return p
-		}
-	}
-	t.Fatalf("no push went via %s", via)
-	return flux.Progress{}
+		return tidelock.Goal{Ref: "refs/heads/main", Commit: tidelock.CommitID(commit)}
+	})
 }
 
 // The ordinary case: a Receiver is made, becomes ready, and a push goes
 // through it to a converged source.
 func TestFluxPushGoesThroughTheReceiver(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -354,10 +323,13 @@ func TestFluxPushGoesThroughTheReceiver(t *testing.T) {
 	})
 }
 
-// With notification-controller down, a push still arrives, by annotation.
+// With notification-controller down, a push still arrives, by annotation, and
+// the forge knows. Flux's other controllers, which want to tell it of what they
+// do, are a quarter of a minute late then with all that they do.
 func TestFluxWithoutNotificationController(t *testing.T) {
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
+	s := newSite(t, "public")
 	git := newRepository(t)
 	repo, id := newSource(t, c, ns, "site", git.url)
 	awaitCommit(t, c, repo, git.push(t, map[string]string{"file": "1"}))
@@ -378,19 +350,29 @@ func TestFluxWithoutNotificationController(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	second := s.p.Push("main", e2e.ConfigMap("site", "two"))
 	commit := git.push(t, map[string]string{"file": "down"})
-	p := a.await(t, id, a.announce(t, id, commit), tidelock.Converged, 20*time.Second)
+	p := a.await(t, id, a.announce(t, id, commit), tidelock.Converged, soon)
 	if p.Via != flux.ViaAnnotation || p.Attempts != 4 {
 		t.Errorf("got %+v, want three calls and the annotation", p)
 	}
 	t.Logf("fallback: called %s, answered %s, fetched %s", p.Called, p.Answered, p.Fetched)
+	s.WaitFetched(s.ns, "site", second, soon)
+	if told := waitAnnouncement(t, s.Forge, s.p, second, "converged"); told.Via != "annotation" {
+		t.Errorf("the forge says triggered via %q, want the annotation", told.Via)
+	}
 	// The endpoint is known to be down: no time is lost with it now.
-	commit = git.push(t, map[string]string{"file": "still down"})
-	p = a.await(t, id, a.announce(t, id, commit), tidelock.Converged, 20*time.Second)
+	n := a.announce(t, id, git.push(t, map[string]string{"file": "still down"}))
+	e2e.Eventually(t, 10*time.Second, func(context.Context) error {
+		if p = a.latest(id); p.Number != n || p.Answered == 0 {
+			return fmt.Errorf("progress is %+v, want number %d triggered", p, n)
+		}
+		return nil
+	})
 	if p.Via != flux.ViaAnnotation || p.Attempts != 1 {
 		t.Errorf("got %+v, want the annotation at once", p)
 	}
-	t.Logf("known down: called %s, answered %s, fetched %s", p.Called, p.Answered, p.Fetched)
+	t.Logf("known down: called %s, answered %s", p.Called, p.Answered)
 
 	// A Receiver to be deleted waits for its finalizer; it is not forced.
 	a.SetServed(id, false)
@@ -412,6 +394,7 @@ func TestFluxWithoutNotificationController(t *testing.T) {
 
 // A source that is suspended is parked, and triggered when it is resumed.
 func TestFluxSuspendedSource(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -443,6 +426,7 @@ func TestFluxSuspendedSource(t *testing.T) {
 
 // Credentials that do not work, and are repaired while the back-off is long.
 func TestFluxBrokenCredentials(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)

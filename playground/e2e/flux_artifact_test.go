@@ -150,22 +150,24 @@ func awaitGoal(t *testing.T, c *e2e.System, kind tidelock.SourceKind, source flu
 	})
 }
 
-// pushGoalUntilVia is pushUntilVia of artifacts.
+// pushGoalUntilVia is pushUntilVia of anything that a source may follow.
 func (a *fluxAgent) pushGoalUntilVia(t *testing.T, id tidelock.SourceID, via flux.Via, push func(i int) tidelock.Goal) flux.Progress {
 	t.Helper()
-	for i := range 20 {
+	deadline := time.Now().Add(soon)
+	for i := 0; time.Now().Before(deadline); i++ {
 		p := a.await(t, id, a.announceGoal(t, id, push(i)), tidelock.Converged, 20*time.Second)
 		if p.Via == via {
 			return p
 		}
 	}
-	t.Fatalf("no push went via %s", via)
+	t.Fatalf("no push went via %s within %s", via, soon)
 	return flux.Progress{}
 }
 
 // Sources of three kinds have one name; each has a Receiver of its own, and a
 // push to one wakes it and no other.
 func TestFluxKindsOfOneName(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git, store := newRepository(t), newArtifactStore(t)
@@ -226,6 +228,7 @@ func TestFluxKindsOfOneName(t *testing.T) {
 // An artifact by tag, by range, and by digest, each of which Flux polls once
 // an hour.
 func TestFluxArtifactRefs(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	store := newArtifactStore(t)
@@ -263,6 +266,7 @@ func TestFluxArtifactRefs(t *testing.T) {
 // The HelmRepository of a chart says where the chart is: it may come later
 // than the chart, move, and go.
 func TestFluxChartFollowsItsRepository(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	store := newArtifactStore(t)
@@ -307,6 +311,7 @@ func TestFluxChartFollowsItsRepository(t *testing.T) {
 // with the kinds that it may see, says what it may not, and takes up the rest
 // once the manifests are applied.
 func TestFluxOlderRights(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	const account = "agent-of-the-first-release"
@@ -342,7 +347,7 @@ func TestFluxOlderRights(t *testing.T) {
 	first := store.pushManifests(t, "team/site", "latest", "one")
 	artifact, ociID := newOCIRepository(t, c, ns, "site", store.url("team/site"), nil)
 	awaitGoal(t, c, tidelock.OCIRepository, artifact, first)
-	a := startFluxOn(t, config, tidelock.AgentID(lastAgent.Add(1)), flux.Settings{WebhookURL: c.Flux.ReceiverURL()}, git.url, store.url(""))
+	a := startFluxOn(t, config, flux.Settings{WebhookURL: c.Flux.ReceiverURL()}, git.url, store.url(""))
 	a.awaitSource(t, gitID)
 	a.SetServed(gitID, true)
 	awaitReceivers(t, c, ns, 1)

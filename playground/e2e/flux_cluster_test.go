@@ -43,6 +43,7 @@ func serve(t *testing.T, h http.Handler) string {
 // Two agents serve one source, each through a Receiver of its own; a selector
 // takes the source away from one of them.
 func TestFluxTwoAgents(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -91,6 +92,7 @@ func TestFluxTwoAgents(t *testing.T) {
 // A Receiver and a Secret that were deleted or spoilt by hand come back; a
 // Secret that is not ours is never taken over.
 func TestFluxRepairsItsObjects(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -213,6 +215,7 @@ func TestFluxRepairsItsObjects(t *testing.T) {
 // A source that includes another is built again when the other has a new
 // artifact, and only then.
 func TestFluxInclude(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	base, top := newRepository(t), newRepository(t)
@@ -250,6 +253,7 @@ func TestFluxInclude(t *testing.T) {
 // A receiver's endpoint that hangs delays nobody for long, and one that
 // redirects gets nothing of what it asks for.
 func TestFluxHostileEndpoints(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -299,7 +303,7 @@ func TestFluxHostileEndpoints(t *testing.T) {
 		t.Logf("first: %s", p.Fetched)
 		commit = git.push(t, map[string]string{"file": "hang again"})
 		p = a.await(t, id, a.announce(t, id, commit), tidelock.Converged, 20*time.Second)
-		if p.Answered > time.Second {
+		if p.Answered > 2*time.Second { // the first waited for three
 			t.Errorf("the second push waited %s for an endpoint known to hang", p.Answered)
 		}
 	})
@@ -308,6 +312,7 @@ func TestFluxHostileEndpoints(t *testing.T) {
 // The webhook URL's service-proxy form goes through the API server, with the
 // agent's rights.
 func TestFluxServiceProxy(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	git := newRepository(t)
@@ -409,8 +414,10 @@ func outsideAddress() (string, error) {
 	return "", errors.New("this machine has no address but loopback")
 }
 
-// Flux arrives after the agent, leaves, and comes back.
+// Flux arrives after the agent, and a controller of it that few have still
+// later; it leaves, and comes back.
 func TestFluxArrivesLate(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("needs a cluster of its own; run without -short")
 	}
@@ -431,9 +438,15 @@ func TestFluxArrivesLate(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	admin, err := client.NewWithWatch(plane.REST(), client.Options{Scheme: e2e.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &e2e.System{Plane: plane, Client: admin, Dir: dir}
 	git := newRepository(t)
+	store, broken := newTagStore(t)
 	first := git.push(t, map[string]string{"file": "1"})
-	a := startFluxOn(t, plane.REST(), 1, flux.Settings{}, git.url)
+	a := startFlux(t, c, flux.Settings{}, git.url, store.url(""))
 	e2e.Eventually(t, 10*time.Second, func(context.Context) error {
 		if s := a.Status(); s.Installed || !strings.Contains(s.Detail, "not installed") {
 			return fmt.Errorf("status: %+v", s)
@@ -460,11 +473,7 @@ func TestFluxArrivesLate(t *testing.T) {
 	if err := a.Configure(flux.Settings{WebhookURL: system.ReceiverURL()}); err != nil {
 		t.Fatal(err)
 	}
-	admin, err := client.NewWithWatch(plane.REST(), client.Options{Scheme: e2e.Scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &e2e.System{Plane: plane, Flux: system, Client: admin, Dir: dir}
+	c.Flux = system
 	ns := c.Namespace(t)
 	repo, id := newSource(t, c, ns, "site", git.url)
 	awaitCommit(t, c, repo, first)
@@ -472,6 +481,8 @@ func TestFluxArrivesLate(t *testing.T) {
 	a.SetServed(id, true)
 	awaitReceivers(t, c, ns, 1)
 	a.pushUntilVia(t, git, id, flux.ViaReceiver)
+
+	t.Run("image-reflector-controller", func(t *testing.T) { reflectorArrives(t, c, a, store, broken) })
 
 	// It leaves: its kinds are deleted, and all that is of them.
 	if err := admin.Delete(t.Context(), repo); err != nil {

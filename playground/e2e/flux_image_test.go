@@ -23,24 +23,26 @@ import (
 	"tidelock.dev/playground/e2e"
 )
 
-// image-reflector-controller comes when the agent is there already; a push of a
-// tag has it read the tags, and the agent tells a scan that failed from one that
-// did not.
-func TestFluxImageRepository(t *testing.T) {
-	c := e2e.Cluster(t)
-	ns := c.Namespace(t)
-	var broken atomic.Bool
+// newTagStore is an artifactStore that does not list its tags while it is broken.
+func newTagStore(t *testing.T) (store artifactStore, broken *atomic.Bool) {
+	t.Helper()
+	broken = new(atomic.Bool)
 	tags := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	store := artifactStore{strings.TrimPrefix(serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return artifactStore{strings.TrimPrefix(serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if broken.Load() && strings.HasSuffix(r.URL.Path, "/tags/list") {
 			http.Error(w, "not now", http.StatusForbidden)
 			return
 		}
 		tags.ServeHTTP(w, r)
-	})), "http://")}
-	store.pushManifests(t, "team/site", "1.0.0", "one")
-	a := startFlux(t, c, flux.Settings{WebhookURL: c.Flux.ReceiverURL()}, store.url(""))
+	})), "http://")}, broken
+}
 
+// reflectorArrives adds image-reflector-controller when the agent is there
+// already; a push of a tag has it read the tags, and the agent tells a scan that
+// failed from one that did not.
+func reflectorArrives(t *testing.T, c *e2e.System, a *fluxAgent, store artifactStore, broken *atomic.Bool) {
+	ns := c.Namespace(t)
+	store.pushManifests(t, "team/site", "1.0.0", "one")
 	set, err := component.Default(t.Context(), component.ReflectorController)
 	if err != nil {
 		t.Fatal(err)

@@ -142,6 +142,7 @@ func valueMap(name, value string) string {
 
 // What Flux does with good and bad revisions is observed as it is.
 func TestObserveKustomizations(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	repo := newRepository(t)
@@ -291,6 +292,7 @@ func chart(version string, more map[string]string) map[string]string {
 
 // A HelmRelease of a chart in Git is told by the revisions of the repository.
 func TestObserveHelmReleaseOfGit(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	repo := newRepository(t)

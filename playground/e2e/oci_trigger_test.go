@@ -30,6 +30,7 @@ type images struct {
 // Pushes of artifacts reach the cluster through real Flux. All parts share one
 // forge; each has an image and sources of its own.
 func TestArtifactTriggers(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{Link: true})
 	w := images{Forge: f, ns: f.Cluster.Namespace(t), open: f.Project("team/open", "public"), secret: f.Project("team/secret", "private")}
 	f.Trust(w.ns)

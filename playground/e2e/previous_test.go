@@ -13,6 +13,7 @@ import (
 
 // An agent of the previous build works with this server, and the reverse.
 func TestPreviousBuild(t *testing.T) {
+	t.Parallel()
 	previous := previousBinary(t)
 	for name, config := range map[string]e2e.ForgeConfig{
 		"agent":  {AgentBinary: previous},

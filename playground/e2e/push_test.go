@@ -51,6 +51,7 @@ func newSite(t *testing.T, visibility string) site {
 
 // A push reaches the cluster through real Flux, and the agent caused it.
 func TestPushIsApplied(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "public")
@@ -74,6 +75,7 @@ func TestPushIsApplied(t *testing.T) {
 
 // Drift comes back by Flux's own interval, and both actors are seen.
 func TestDriftIsRepaired(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "public")
@@ -118,6 +120,7 @@ func TestDriftIsRepaired(t *testing.T) {
 
 // Only the sources whose head changed are woken.
 func TestOtherRefsCauseNothing(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "public")
 	f, ns, p, first := s.Forge, s.ns, s.p, s.first
 	before := settled(t, f, ns, "site")
@@ -146,6 +149,7 @@ func TestOtherRefsCauseNothing(t *testing.T) {
 
 // Each form of spec.ref follows what Flux would fetch.
 func TestRefForms(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "public")
@@ -200,6 +204,7 @@ func TestRefForms(t *testing.T) {
 
 // An includer is woken once what it includes has its new artifact.
 func TestIncludes(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	inner, outer := f.Project("team/inner", "public"), f.Project("team/outer", "public")
@@ -230,6 +235,7 @@ func TestIncludes(t *testing.T) {
 
 // A suspended source waits, and is woken the moment it is resumed.
 func TestSuspended(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "public")
 	f, ns, p := s.Forge, s.ns, s.p
 	patch(t, f, ns, "site", `{"spec":{"suspend":true}}`)
@@ -243,6 +249,7 @@ func TestSuspended(t *testing.T) {
 // A source whose credentials are broken is woken when they are repaired, not
 // an hour later.
 func TestBrokenCredentialsRepaired(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "private")
 	f, ns, p := s.Forge, s.ns, s.p
 
@@ -256,6 +263,7 @@ func TestBrokenCredentialsRepaired(t *testing.T) {
 // A private project is announced only to agents that were granted it, from
 // the moment of the grant to the moment it is taken back.
 func TestPrivateGrantRevoke(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/secret", "private")
@@ -301,6 +309,7 @@ func TestPrivateGrantRevoke(t *testing.T) {
 // A renamed project is followed by its id; a privatized and a deleted one lose
 // their receivers.
 func TestRenamedPrivatizedDeleted(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "public")
 	f, ns, p := s.Forge, s.ns, s.p
 
@@ -328,6 +337,7 @@ func TestRenamedPrivatizedDeleted(t *testing.T) {
 
 // A ref that moves away and back ends where it is, however fast it went.
 func TestMovedBackAndForth(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "public")
@@ -356,27 +366,9 @@ func TestMovedBackAndForth(t *testing.T) {
 	})
 }
 
-// Without notification-controller the annotation triggers.
-func TestReceiverAbsent(t *testing.T) {
-	s := newSite(t, "public")
-	f, ns, p := s.Forge, s.ns, s.p
-	if err := f.Cluster.Flux.Kill("notification-controller"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.Cluster.Flux.Restart(context.Background(), "notification-controller"); err != nil {
-			t.Error(err)
-		}
-	})
-	second := p.Push("main", e2e.ConfigMap("site", "two"))
-	f.WaitFetched(ns, "site", second, soon)
-	if a := waitAnnouncement(t, f, p, second, "converged"); a.Via != "annotation" {
-		t.Errorf("triggered via %q, want the annotation", a.Via)
-	}
-}
-
 // Two agents in one cluster each keep Receivers of their own; both may trigger.
 func TestTwoAgents(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "public")
@@ -408,6 +400,7 @@ func TestTwoAgents(t *testing.T) {
 
 // A bad configuration file changes nothing but what is told of it.
 func TestBadConfigurationKeepsTheLastGood(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "public")
 	f, ns, p := s.Forge, s.ns, s.p
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
@@ -455,6 +448,7 @@ func TestBadConfigurationKeepsTheLastGood(t *testing.T) {
 
 // A revoked token ends the session within 5 s.
 func TestRevokedToken(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	base := fmt.Sprintf("projects/%d/cluster_agents/%d", f.AgentProject().ID, f.AgentID)
 	var tokens []struct {

@@ -257,6 +257,7 @@ const configMap = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: shop\ndat
 
 // TestFluxArtifacts drives flux push, tag, list, diff and pull artifact.
 func TestFluxArtifacts(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	commit := r.project.Push("main", map[string]string{"deploy/shop.yaml": fmt.Sprintf(configMap, "1")})
 	push := func(tag, path string, more ...string) []string {
@@ -366,6 +367,7 @@ func (s *shell) layer(path string, size int) {
 
 // TestCrane drives crane with images of one and of two platforms.
 func TestCrane(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	for i, who := range r.pushers() {
 		t.Run(who.name, func(t *testing.T) {
@@ -425,6 +427,7 @@ func TestCrane(t *testing.T) {
 
 // TestORAS drives oras: artifacts of many types, and what is attached to them.
 func TestORAS(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	for i, who := range r.pushers() {
 		t.Run(who.name, func(t *testing.T) {
@@ -497,6 +500,7 @@ func TestORAS(t *testing.T) {
 
 // TestHelm drives helm with charts, one of which depends on another.
 func TestHelm(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	chart := func(s *shell, version, more string) string {
 		s.write("shop/Chart.yaml", fmt.Sprintf("apiVersion: v2\nname: shop\nversion: %s\n%s", version, more))
@@ -537,6 +541,7 @@ func TestHelm(t *testing.T) {
 
 // TestSkopeo drives skopeo between folders and the registry, and within it.
 func TestSkopeo(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	for i, who := range r.pushers() {
 		t.Run(who.name, func(t *testing.T) {
@@ -584,6 +589,7 @@ func TestSkopeo(t *testing.T) {
 // TestCosign signs artifacts with keys of one's own, in both forms that cosign
 // has, and verifies them.
 func TestCosign(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	verify := []string{"cosign", "verify", "--insecure-ignore-tlog", "--private-infrastructure", "--key"}
 	sign := []string{"cosign", "sign", "--tlog-upload=false", "--yes", "--key"}

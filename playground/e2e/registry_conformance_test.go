@@ -23,6 +23,7 @@ const conformanceDoc = "../../docs/conformance.md"
 // everything that the registry offers, and compares its result with the one
 // that is documented.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	set, err := component.Default(t.Context(), component.Conformance)
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 // Flux's Provider tell of the commit from which it was made. It can only if the
 // artifact's revision has the whole id of the commit.
 func TestFluxProviderOfArtifacts(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	ns := r.Cluster.Namespace(t)
 	r.Trust(ns)

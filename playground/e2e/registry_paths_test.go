@@ -41,6 +41,7 @@ func (r *imageHost) fill(t *testing.T, image string) {
 // TestRegistryAnonymous reads a public project's images as nobody, with every
 // program. A private project's are hidden, and nobody may push.
 func TestRegistryAnonymous(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	r.Project("open/site", "public")
 	public := r.host + "/open/site"
@@ -73,6 +74,7 @@ func TestRegistryAnonymous(t *testing.T) {
 // TestRegistryDockerConfig signs in with each form that a docker configuration
 // may have, and with a token that is sent as it is.
 func TestRegistryDockerConfig(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	r.fill(t, r.image)
 	who := r.deployReader
@@ -142,6 +144,7 @@ func TestRegistryDockerConfig(t *testing.T) {
 // the registry have not, to another path: a client that knows the old one goes
 // on, and so do tokens that were asked for under it.
 func TestRegistryPaths(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	r.fill(t, r.image)
 	as := "dev:" + r.developer.password
@@ -233,6 +236,7 @@ func joiner(address string) string {
 // clients have: in one PUT, in one PATCH, in a PATCH without a length, and in
 // parts, of which one is sent again after its answer was lost.
 func TestRegistryLargeLayer(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	s := r.shell(t).dockerConfig(r.developer)
 	const size = 64<<20 + 4321

@@ -32,6 +32,7 @@ func (s *shell) prepare(size int) {
 // TestRegistryRefusals looks whether every program tells why a push is refused,
 // and that nothing of it is there afterwards.
 func TestRegistryRefusals(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	member := func(path string, level int) string {
 		p := r.Project(path, "private")

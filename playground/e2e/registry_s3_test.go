@@ -70,6 +70,7 @@ func startS3(t *testing.T, binary string) (host string) {
 // With its content in a bucket the registry works as with a disk, and keeps
 // nothing of it in its own folder.
 func TestRegistryInS3(t *testing.T) {
+	t.Parallel()
 	set, err := component.Default(t.Context(), component.VersityGW, component.Crane)
 	if err != nil {
 		t.Fatal(err)

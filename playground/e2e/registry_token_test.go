@@ -80,6 +80,7 @@ func refusal(t *testing.T, answer reply) (code, message string) {
 // TestRegistryTokens makes the calls of docker login, pull and push at
 // GET /jwt/auth by hand.
 func TestRegistryTokens(t *testing.T) {
+	t.Parallel()
 	r := newImageHost(t)
 	r.Project("open/site", "public")
 	developer := r.developer.user + ":" + r.developer.password

@@ -35,6 +35,7 @@ type signed struct {
 
 // TestSignatures lets Flux verify, with the public keys that the server tells.
 func TestSignatures(t *testing.T) {
+	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{})
 	w := signed{f, f.Cluster.Namespace(t), f.Project("team/signed", "public")}
 	f.Trust(w.ns)

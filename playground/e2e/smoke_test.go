@@ -102,6 +102,7 @@ spec:
 // The playground's Flux brings a repository into the cluster, and follows it
 // when it is asked to.
 func TestFluxAppliesARepository(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	ns := c.Namespace(t)
 	repo := newRepository(t)
@@ -165,6 +166,7 @@ func TestFluxAppliesARepository(t *testing.T) {
 
 // The address that Receivers listen on answers, so a webhook can be sent.
 func TestFluxReceiverAnswers(t *testing.T) {
+	t.Parallel()
 	c := e2e.Cluster(t)
 	resp, err := http.Post(c.Flux.ReceiverURL()+"/hook/unknown", "application/json", strings.NewReader("{}"))
 	if err != nil {
