@@ -219,7 +219,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		}
 		mine, hadIt := ownOf[place]
 		switch {
-		case has && r.State == tidelock.RolloutFailed && wasApplied(r): // it is what runs there, badly
+		case has && wasApplied(r): // it is what runs there
 		case has && r.State != tidelock.RolloutSuccess && r.Commit != commit:
 			before, err := live()
 			if err != nil {

@@ -502,12 +502,23 @@ func TestLiveBeneathABrokenCommit(t *testing.T) {
 			t.Errorf("%s: got %s, %q, %v, want %s", tt.name, got.State, got.Message, err, tt.want)
 		}
 	}
-	w := newFollowed(t)
-	w.seen("a")
-	w.roll("a", w.one, tidelock.RolloutSuccess, nil)
-	w.roll("a", w.two, tidelock.RolloutFailed, func(r *tidelock.Rollout) { r.Reason = "HealthCheckFailed" })
-	w.planned()
-	if got, err := w.Live(t.Context(), w.root, w.project, string(w.one), ""); err != nil || got.State != forge.LiveFailed {
-		t.Errorf("its health check failed: got %s, %q, %v", got.State, got.Message, err)
+	for _, tt := range []struct {
+		name  string
+		state tidelock.RolloutState
+		how   func(*tidelock.Rollout)
+		want  forge.LiveState
+	}{
+		{"its health check failed", tidelock.RolloutFailed, func(r *tidelock.Rollout) { r.Reason = "HealthCheckFailed" }, forge.LiveFailed},
+		{"it is applied and not healthy yet", tidelock.RolloutRunning, func(r *tidelock.Rollout) { r.AppliedAt = r.PendingAt }, forge.LiveWaiting},
+		{"nobody tells of it any more", tidelock.RolloutUnknown, func(r *tidelock.Rollout) { r.AppliedAt = r.PendingAt }, forge.LiveUnknown},
+	} {
+		w := newFollowed(t)
+		w.seen("a")
+		w.roll("a", w.one, tidelock.RolloutSuccess, nil)
+		w.roll("a", w.two, tt.state, tt.how)
+		w.planned()
+		if got, err := w.Live(t.Context(), w.root, w.project, string(w.one), ""); err != nil || got.State != tt.want {
+			t.Errorf("%s: got %s, %q, %v, want %s", tt.name, got.State, got.Message, err, tt.want)
+		}
 	}
 }
