@@ -410,32 +410,35 @@ var tokens = regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----` +
 	`|\bhvs\.[A-Za-z0-9_-]{24,}` +
 	`|\bAGE-SECRET-KEY-1[0-9A-Z]{50,}`)
 
-var tokenNames = []struct{ prefix, name string }{
+type tokenName struct{ prefix, name string }
+
+// tokenNames has every beginning that tokens knows.
+var tokenNames = []tokenName{
 	{"-----BEGIN", "a private key"}, {"AKIA", "an AWS access key"}, {"ASIA", "an AWS access key"},
 	{"gh", "a GitHub token"}, {"github_pat_", "a GitHub token"}, {"gl", "a GitLab token"}, {"xox", "a Slack token"},
 	{"AIza", "a Google API key"}, {"sk_live_", "a payment key"}, {"rk_live_", "a payment key"}, {"npm_", "an npm token"},
 	{"hvs.", "a Vault token"}, {"AGE-SECRET-KEY", "an age key"},
 }
 
-// tokens looks for secrets in a file of any kind, and never repeats them.
+// tokens looks for secrets in a file of any kind, and never repeats them. None
+// is longer than a line, and only lines that have the beginning of one are
+// looked at closely.
 func (c *checker) tokens(content []byte) {
 	if c.app.Policy[CheckSecrets] == Ignore {
 		return
 	}
-	for at := 0; !c.full(); {
-		found := tokens.FindIndex(content[at:])
-		if found == nil {
+	number := 0
+	for line := range bytes.Lines(content) {
+		number++
+		if c.full() {
 			return
 		}
-		begin := at + found[0]
-		at += found[1]
-		name := "a token"
-		for _, t := range tokenNames {
-			if bytes.HasPrefix(content[begin:], []byte(t.prefix)) {
-				name = t.name
-				break
-			}
+		if !slices.ContainsFunc(tokenNames, func(t tokenName) bool { return bytes.Contains(line, []byte(t.prefix)) }) {
+			continue
 		}
-		c.find(CheckSecrets, 1+bytes.Count(content[:begin], []byte("\n")), "this looks like %s in clear", name)
+		for _, found := range tokens.FindAllIndex(line, maxFindings) {
+			i := slices.IndexFunc(tokenNames, func(t tokenName) bool { return bytes.HasPrefix(line[found[0]:], []byte(t.prefix)) })
+			c.find(CheckSecrets, number, "this looks like %s in clear", tokenNames[i].name)
+		}
 	}
 }

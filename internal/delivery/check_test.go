@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,6 +100,37 @@ func TestCheckKnowsWhatIsNotAManifest(t *testing.T) {
 	} {
 		if p := mk(t, files, ""); len(p.Findings) > 0 {
 			t.Errorf("%s: got %q", name, p.Findings)
+		}
+	}
+}
+
+// Whatever looks like a token is found where it stands, once, and named.
+func TestCheckKnowsTokens(t *testing.T) {
+	for token, name := range map[string]string{
+		"-----BEGIN PRIVATE KEY-----":                "a private key",
+		"-----BEGIN RSA PRIVATE KEY-----":            "a private key",
+		"AKIA" + strings.Repeat("A", 16):             "an AWS access key",
+		"ASIA" + strings.Repeat("A", 16):             "an AWS access key",
+		"ghp_" + strings.Repeat("a", 36):             "a GitHub token",
+		"github_pat_" + strings.Repeat("a", 40):      "a GitHub token",
+		"gldt-" + strings.Repeat("a", 20):            "a GitLab token",
+		"xoxb-" + strings.Repeat("1", 20):            "a Slack token",
+		"AIza" + strings.Repeat("a", 35):             "a Google API key",
+		"sk_live_" + strings.Repeat("a", 20):         "a payment key",
+		"rk_live_" + strings.Repeat("a", 20):         "a payment key",
+		"npm_" + strings.Repeat("a", 36):             "an npm token",
+		"hvs." + strings.Repeat("a", 24):             "a Vault token",
+		"AGE-SECRET-KEY-1" + strings.Repeat("A", 50): "an age key",
+	} {
+		content := "light and glue\r\n" + token + "\r\nno " + token[:len(token)-1] + "\n  both: " + token + " " + token
+		p := mk(t, map[string]string{"app/notes.txt": content}, "")
+		var got []string
+		for _, f := range p.Findings {
+			got = append(got, f.String())
+		}
+		says := ": this looks like " + name + " in clear"
+		if want := []string{"app/notes.txt:2" + says, "app/notes.txt:4" + says, "app/notes.txt:4" + says}; !slices.Equal(got, want) {
+			t.Errorf("%s: got findings %q, want %q", token, got, want)
 		}
 	}
 }
