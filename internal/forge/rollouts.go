@@ -64,6 +64,9 @@ const (
 	// moveBatch is the rollouts of how many appliers are moved in one
 	// transaction: others want to write meanwhile.
 	moveBatch = 500
+	// maxStale is how often one look at what decides may be out of date before
+	// it could be acted upon.
+	maxStale = 10
 	// maxRevision bounds what is taken for a revision.
 	maxRevision = 2048
 )
@@ -118,7 +121,7 @@ type advance struct {
 }
 
 // errStale says that what was read before a transaction is not so any more.
-var errStale = errors.New("something changed meanwhile")
+var errStale = errors.New("something changed meanwhile, again and again")
 
 // advance looks first and locks the agent only if there is something to write.
 func (f *Forge) advance(ctx context.Context, a advance) error {
@@ -135,8 +138,12 @@ func (f *Forge) advance(ctx context.Context, a advance) error {
 	return err
 }
 
+// advanceAgent looks anew when something changed before it could write, and
+// then only at the appliers that it has to move: who changed something sees to
+// what follows from that. It ends after maxStale such looks, with an error, so
+// that whoever called tries again later.
 func (f *Forge) advanceAgent(ctx context.Context, a advance, project tidelock.Project, agent tidelock.Agent) error {
-	for {
+	for stale := 0; ; {
 		view, err := f.view(ctx, a, project, agent)
 		if err != nil {
 			return err
@@ -148,7 +155,8 @@ func (f *Forge) advanceAgent(ctx context.Context, a advance, project tidelock.Pr
 		if err != nil || len(changed) == 0 {
 			return err
 		}
-		if appliers := appliersOf(changed); len(appliers) > moveBatch {
+		appliers := appliersOf(changed)
+		if len(appliers) > moveBatch {
 			for a.objects = range slices.Chunk(appliers, moveBatch) {
 				if err := f.advanceAgent(ctx, a, project, agent); err != nil {
 					return err
@@ -174,7 +182,9 @@ func (f *Forge) advanceAgent(ctx context.Context, a advance, project tidelock.Pr
 			return err
 		})
 		switch {
-		case errors.Is(err, errStale):
+		case errors.Is(err, errStale) && stale < maxStale:
+			stale++
+			a.objects = appliers
 			continue
 		case tidelock.KindOf(err) == tidelock.NotFound: // deleted meanwhile
 			return nil

@@ -21,11 +21,15 @@ type watchedStore struct {
 	presence      func() // called once an agent's presence was read
 	most          int    // rollouts that were saved in one go
 	stuck         tidelock.AgentID
+	locking       func(context.Context) // called in a transaction that moves rollouts
 }
 
 func (s *watchedStore) LockAgent(ctx context.Context, agent tidelock.AgentID) error {
 	if agent == s.stuck {
 		return errors.New("out of order")
+	}
+	if s.locking != nil {
+		s.locking(ctx)
 	}
 	return s.Store.LockAgent(ctx, agent)
 }
@@ -176,4 +180,54 @@ func TestPlanWhenOneAgentFails(t *testing.T) {
 	watched.stuck = 0
 	s.plan()
 	want(2)
+}
+
+// Whatever changes meanwhile, rollouts are moved or it is told that they are
+// not; what others do does not matter for long.
+func TestRolloutsWhileAgentsTell(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		changes tidelock.ObjectID
+		want    tidelock.RolloutState
+	}{
+		{"of another applier", "Kustomization/flux-system/other", tidelock.RolloutRunning},
+		{"of this one", "Kustomization/flux-system/apps", tidelock.RolloutPending},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, watched := newWatchedStory(t)
+			other := s.applier
+			other.Object = "Kustomization/flux-system/other"
+			s.ok(s.Observe(t.Context(), s.agent, []tidelock.Observation{other}, nil, false))
+			s.line("push A")
+			seen := s.applier
+			seen.State, seen.Attempted, seen.UpdatedAt = tidelock.ObservedProgressing, s.revision("A"), s.clock
+			s.ok(s.store.SaveObservations(t.Context(), s.agent.ID, []tidelock.Observation{seen}, nil))
+
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			tries := 0
+			watched.locking = func(in context.Context) {
+				if tries++; tries > 50 {
+					cancel()
+				}
+				o := seen
+				o.Object, o.UpdatedAt = tt.changes, s.clock.Add(time.Duration(tries)*time.Second)
+				if err := s.store.SaveObservations(in, s.agent.ID, []tidelock.Observation{o}, nil); err != nil {
+					t.Error(err)
+				}
+			}
+			err := s.PlanRollouts(ctx, s.site.ID)
+			if ctx.Err() != nil || (err == nil) != (tt.want == tidelock.RolloutRunning) {
+				t.Errorf("after %d tries it ended with %v", tries, err)
+			}
+			watched.locking = nil
+			got, _, err := s.Rollouts(t.Context(), s.root, s.site, tidelock.RolloutFilter{Applier: s.applier.Object}, tidelock.Page{})
+			s.ok(err)
+			if len(got) != 1 || got[0].State != tt.want {
+				t.Errorf("got %+v, want it %s", got, tt.want)
+			}
+		})
+	}
 }
