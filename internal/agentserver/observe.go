@@ -106,18 +106,9 @@ func (o *observer) receive(stream *connect.ClientStream[agentrpc.ObserveRequest]
 
 // take takes over a part of the whole set, or changes of it.
 func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
-	into := newSightings()
-	switch {
-	case m.GetBegin():
-		set := newSightings()
-		o.set, o.known, o.size = &set, map[tidelock.ObjectID]int{}, 0
-		into = set
-	case o.set != nil:
-		into = *o.set
-	case !o.complete:
-		return connect.NewError(connect.CodeInvalidArgument, errText("the whole set of observations comes first"))
-	case m.GetEnd():
-		return connect.NewError(connect.CodeInvalidArgument, errText("a set ends that never began"))
+	into, err := o.part(m)
+	if err != nil {
+		return err
 	}
 	for _, id := range m.GetRemovals() {
 		before, known := o.known[tidelock.ObjectID(id)]
@@ -136,17 +127,9 @@ func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
 			}
 			continue
 		}
-		before, known := o.known[seen.Object]
-		if !known && len(o.known) >= maxObjects {
-			o.log.Warn("agent observes too many objects", "limit", maxObjects)
-			return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("an agent may observe at most %d objects", maxObjects))
+		if err := o.count(seen.Object, proto.Size(u)); err != nil {
+			return err
 		}
-		size := proto.Size(u)
-		if o.size += size - before; o.size > maxObserved {
-			o.log.Warn("agent observes too much", "limit", maxObserved)
-			return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("what an agent observes may have at most %d bytes", maxObserved))
-		}
-		o.known[seen.Object] = size
 		into.upsert(seen)
 	}
 	if o.set != nil {
@@ -162,11 +145,47 @@ func (o *observer) take(m *agentrpc.ObserveRequest, now time.Time) error {
 	waiting := len(o.pending.removals)
 	o.mu.Unlock()
 	if waiting > maxObjects { // others took their place, and so on, faster than they are kept
-		o.log.Warn("agent takes back too many objects at once", "limit", maxObjects)
-		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("an agent may take back at most %d objects at once", maxObjects))
+		return o.exceeds("an agent may take back at most %d objects at once", maxObjects)
 	}
 	o.ring()
 	return nil
+}
+
+// part returns what a message adds to: the whole set, or changes of it.
+func (o *observer) part(m *agentrpc.ObserveRequest) (sightings, error) {
+	switch {
+	case m.GetBegin():
+		set := newSightings()
+		o.set, o.known, o.size = &set, map[tidelock.ObjectID]int{}, 0
+	case o.set != nil: // it goes on
+	case !o.complete:
+		return sightings{}, connect.NewError(connect.CodeInvalidArgument, errText("the whole set of observations comes first"))
+	case m.GetEnd():
+		return sightings{}, connect.NewError(connect.CodeInvalidArgument, errText("a set ends that never began"))
+	default:
+		return newSightings(), nil
+	}
+	return *o.set, nil
+}
+
+// count takes note of the size of an object, in place of the one that it had.
+func (o *observer) count(id tidelock.ObjectID, size int) error {
+	before, known := o.known[id]
+	if !known && len(o.known) >= maxObjects {
+		return o.exceeds("an agent may observe at most %d objects", maxObjects)
+	}
+	if o.size += size - before; o.size > maxObserved {
+		return o.exceeds("what an agent observes may have at most %d bytes", maxObserved)
+	}
+	o.known[id] = size
+	return nil
+}
+
+// exceeds ends the stream of an agent that tells more than is kept.
+func (o *observer) exceeds(rule string, limit int) error {
+	err := fmt.Errorf(rule, limit)
+	o.log.Warn("agent observes too much", "error", err)
+	return connect.NewError(connect.CodeResourceExhausted, err)
 }
 
 func (o *observer) ring() {
