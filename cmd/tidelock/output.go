@@ -103,6 +103,9 @@ func plain(s string) string {
 	}, s)
 }
 
+// oneLine is a message as it stands in a line or a table.
+func oneLine(message string) string { return strings.Join(strings.Fields(message), " ") }
+
 // ago is how long before now a time was, in one unit.
 func ago(t *time.Time) string {
 	if t == nil || t.IsZero() {

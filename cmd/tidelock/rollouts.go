@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,11 +70,7 @@ the agent cannot be asked.`,
 			t := newTable(env.stdout, "COMMIT", "REF", "AGENT", "OBJECT", "ENVIRONMENT", "STATE", "WHEN", "MESSAGE")
 			for _, item := range rollouts {
 				r := item.value
-				when := r.FinishedAt
-				if when == nil {
-					when = r.UpdatedAt
-				}
-				t.row(short(r.SHA), orDash(shortRef(r.Ref)), r.Agent, r.Applier, orDash(r.Environment), r.State, ago(when), strings.Join(strings.Fields(r.Message), " "))
+				t.row(short(r.SHA), orDash(shortRef(r.Ref)), r.Agent, r.Applier, orDash(r.Environment), r.State, ago(cmp.Or(r.FinishedAt, r.UpdatedAt)), oneLine(r.Message))
 			}
 			return t.flush()
 		},

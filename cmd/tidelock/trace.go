@@ -134,7 +134,7 @@ func (t timelineRow) table(w io.Writer) error {
 			fmt.Fprintln(w, strings.TrimRight("  "+plain(h.line(scale)), " "))
 		}
 		if p.Message != "" && p.State != "success" { // that all is well has been said
-			fmt.Fprintf(w, "  %s\n", plain(strings.Join(strings.Fields(p.Message), " ")))
+			fmt.Fprintf(w, "  %s\n", plain(oneLine(p.Message)))
 		}
 	}
 	return nil
@@ -171,7 +171,7 @@ func (h hopRow) sentence() string {
 		text += " +" + seconds(*h.After)
 	}
 	if h.Message != "" {
-		text += ": " + strings.Join(strings.Fields(h.Message), " ")
+		text += ": " + oneLine(h.Message)
 	}
 	return text
 }
@@ -212,7 +212,7 @@ func (t timelineRow) places(w io.Writer) error {
 		for _, c := range columns {
 			row = append(row, p.cell(c))
 		}
-		table.row(append(row, strings.Join(strings.Fields(p.Message), " "))...)
+		table.row(append(row, oneLine(p.Message))...)
 	}
 	if t.More > 0 {
 		table.row(fmt.Sprintf("and %d more", t.More))

@@ -347,7 +347,7 @@ func (w *wait) tell(before, now liveRow) {
 			continue
 		}
 		line := strings.TrimSpace(fmt.Sprintf("%s %s on %s is %s", r.Environment, r.Applier, r.Agent, r.State))
-		if message := strings.Join(strings.Fields(r.Message), " "); message != "" {
+		if message := oneLine(r.Message); message != "" {
 			line += ": " + message
 		}
 		w.env.warnf("  %s", line)
@@ -366,7 +366,7 @@ func (w *wait) print(output outputFlag, last answer[liveRow]) error {
 	}
 	t := newTable(w.env.stdout, "ENVIRONMENT", "OBJECT", "AGENT", "COMMIT", "STATE", "MESSAGE")
 	for _, r := range last.value.Rollouts {
-		t.row(orDash(r.Environment), r.Applier, r.Agent, short(r.SHA), r.State, strings.Join(strings.Fields(r.Message), " "))
+		t.row(orDash(r.Environment), r.Applier, r.Agent, short(r.SHA), r.State, oneLine(r.Message))
 	}
 	return t.flush()
 }
