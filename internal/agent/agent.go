@@ -1,11 +1,12 @@
 // Package agent is the cluster's end of the connection to a forge. It dials
 // out, and nothing dials in: it tells the agent server which Flux sources the
 // cluster has, takes announcements of pushes and hands them to internal/flux,
-// which does all work in the cluster.
+// which does all work in the cluster. What Flux and internal/health see there
+// it tells the server, too.
 //
 // Every replica holds a tunnel; one of them, the leader, watches Flux and
-// opens the announcement stream. Losing the server never stops what was
-// announced from being brought about.
+// opens the streams of announcements and observations. Losing the server never
+// stops what was announced from being brought about.
 //
 //	a, err := agent.New(agent.Config{ServerURL: "https://forge.example", Token: token, …})
 //	err = a.Run(ctx)
