@@ -20,7 +20,12 @@ func TestSQLite(t *testing.T) {
 }
 
 func TestPostgres(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) forge.Store { return open(t, storetest.Postgres(t)) })
+	url := storetest.Postgres(t)
+	db := open(t, url)
+	storetest.Run(t, func(t *testing.T) forge.Store {
+		storetest.EmptyPostgres(t, url)
+		return db
+	})
 }
 
 func open(t testing.TB, url string) *store.DB {
