@@ -43,17 +43,16 @@ type timelinePage struct {
 	Carrier     string // the commit that it came with; "" for none
 	CarrierLink string
 
-	AcceptedAt time.Time
-	States     []stateCount // of all places, worst first
-	Trunk      []trunkRow
-	Columns    []tidelock.HopKind
-	Legend     []tidelock.HopKind // what bars show
-	Scale      time.Duration      // how long a whole bar is
-	Groups     []placeGroup
-	More       int
-	Hidden     bool // places are not for this viewer
-	Held       bool // it would be read again, but was asked to stand still
-	Why        whyPanel
+	States  []stateCount // of all places, worst first
+	Trunk   []trunkRow
+	Columns []tidelock.HopKind
+	Legend  []tidelock.HopKind // what bars show
+	Scale   time.Duration      // how long a whole bar is
+	Groups  []placeGroup
+	More    int
+	Hidden  bool // places are not for this viewer
+	Held    bool // it would be read again, but was asked to stand still
+	Why     whyPanel
 }
 
 // A trunkRow is a push or a packaging.
@@ -78,13 +77,11 @@ type placeRow struct {
 	Kind    string // of the object
 	Object  string // namespace/name
 	Agent   string
-	Via     string // the source, if the object is an applier
 	State   string
 	Tone    tone
 	Message string
 	Steps   []step // one for each column
 	Bar     []barPart
-	Took    time.Duration // until it was live; 0 while it is not
 }
 
 // A step is what one column says of a place.
@@ -128,7 +125,7 @@ func (c *Console) commit(w http.ResponseWriter, r *http.Request, viewer forge.Pr
 		frame: c.frame("Commit "+short(rev)+" in "+project.FullPath, viewer), Now: c.now(),
 		Project: project.FullPath, ProjectLink: c.projectLink(project), Commit: rev,
 		Heading: timeline.Title, Author: timeline.Author, AuthoredAt: timeline.AuthoredAt,
-		AcceptedAt: timeline.AcceptedAt, Columns: tidelock.HopKinds[2:], Hidden: timeline.Hidden,
+		Columns: tidelock.HopKinds[2:], Hidden: timeline.Hidden,
 	}
 	if timeline.Carrier != "" {
 		page.Carrier, page.CarrierLink = string(timeline.Carrier), c.timelineLink(project, timeline.Carrier)
@@ -238,8 +235,6 @@ func (page *timelinePage) row(p tidelock.Place) placeRow {
 	object := p.Applier
 	if object == "" {
 		object = tidelock.ObjectID(p.Source)
-	} else {
-		row.Via = string(p.Source)
 	}
 	kind, namespace, name := object.Split()
 	row.Kind, row.Object = string(kind), namespace+"/"+name
@@ -251,13 +246,6 @@ func (page *timelinePage) row(p tidelock.Place) placeRow {
 		row.Steps = append(row.Steps, stepOf(p, kind))
 	}
 	row.Bar = bar(p, page.Scale)
-	if p.State == tidelock.RolloutSuccess {
-		for _, h := range p.Hops {
-			if h.Kind == tidelock.HopHealthy || h.Kind == tidelock.HopApplied {
-				row.Took = h.After
-			}
-		}
-	}
 	return row
 }
 
