@@ -22,44 +22,39 @@ const (
 
 // failed is the message of what failed; "" for nothing.
 func (l links) failed(n forge.SyncNews, m forge.SyncMessage) string {
-	if len(m.Failed) == 0 {
+	switch len(m.Failed) {
+	case 0:
 		return ""
-	}
-	var b strings.Builder
-	if len(m.Failed) == 1 {
+	case 1:
 		s := m.Failed[0]
-		fmt.Fprintf(&b, "*Sync failed:* %s in %s\n%s\n%s", whereOf(s), l.slackProject(n), l.slackCommit(n), codeBlock(reasonOf(s)))
-		return b.String()
+		return fmt.Sprintf("*Sync failed:* %s in %s\n%s\n%s", whereOf(s), l.slackProject(n), l.slackCommit(n), codeBlock(reasonOf(s)))
 	}
-	fmt.Fprintf(&b, "*Sync failed* in %d places of %s\n%s", len(m.Failed), l.slackProject(n), l.slackCommit(n))
-	for i, s := range m.Failed {
-		if i == maxSlackList {
-			fmt.Fprintf(&b, "\n• and %d more", len(m.Failed)-i)
-			break
-		}
-		fmt.Fprintf(&b, "\n• %s: %s", whereOf(s), code(firstLine(reasonOf(s))))
-	}
-	return b.String()
+	return fmt.Sprintf("*Sync failed* in %d places of %s\n%s", len(m.Failed), l.slackProject(n), l.slackCommit(n)) +
+		slackList(m.Failed, func(s forge.Sync) string { return whereOf(s) + ": " + code(firstLine(reasonOf(s))) })
 }
 
 // recovered is the message of what failed before and does no more; "" for
 // nothing.
 func (l links) recovered(n forge.SyncNews, m forge.SyncMessage) string {
-	if len(m.Recovered) == 0 {
+	switch len(m.Recovered) {
+	case 0:
 		return ""
-	}
-	if len(m.Recovered) == 1 {
+	case 1:
 		s := m.Recovered[0]
 		return fmt.Sprintf("*Sync recovered* after %s: %s in %s\n%s", spanOf(s.Failed), whereOf(s), l.slackProject(n), l.slackCommit(n))
 	}
+	return fmt.Sprintf("*Sync recovered* in %d places of %s\n%s", len(m.Recovered), l.slackProject(n), l.slackCommit(n)) +
+		slackList(m.Recovered, func(s forge.Sync) string { return whereOf(s) + " after " + spanOf(s.Failed) })
+}
+
+// slackList has a line for each sync, but not for all of very many.
+func slackList(syncs []forge.Sync, line func(forge.Sync) string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "*Sync recovered* in %d places of %s\n%s", len(m.Recovered), l.slackProject(n), l.slackCommit(n))
-	for i, s := range m.Recovered {
-		if i == maxSlackList {
-			fmt.Fprintf(&b, "\n• and %d more", len(m.Recovered)-i)
-			break
-		}
-		fmt.Fprintf(&b, "\n• %s after %s", whereOf(s), spanOf(s.Failed))
+	for _, s := range syncs[:min(len(syncs), maxSlackList)] {
+		b.WriteString("\n• " + line(s))
+	}
+	if more := len(syncs) - maxSlackList; more > 0 {
+		fmt.Fprintf(&b, "\n• and %d more", more)
 	}
 	return b.String()
 }
