@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
@@ -12,14 +11,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"tidelock.dev"
 	"tidelock.dev/internal/servertest"
@@ -70,16 +67,17 @@ func (h *hostileRegistry) run(docker bool, args ...string) (output string, err e
 			h.t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "tidelock", args...)
-	cmd.Dir = home
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TIDELOCK_URL=" + h.server.URL, "TIDELOCK_CA_FILE=" + ca, "DOCKER_CONFIG=" + home, "GORACE=" + noSleep}
+	h.t.Chdir(home)
+	h.t.Setenv("DOCKER_CONFIG", home)
+	variables := map[string]string{"TIDELOCK_URL": h.server.URL, "TIDELOCK_CA_FILE": ca}
 	if !docker {
-		cmd.Env = append(cmd.Env, "TIDELOCK_TOKEN="+hostileSecret)
+		variables["TIDELOCK_TOKEN"] = hostileSecret
 	}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	code, stdout, stderr := runWith(h.t, variables, args...)
+	if code != exitDone {
+		err = fmt.Errorf("exit code %d", code)
+	}
+	return stdout + stderr, err
 }
 
 func (h *hostileRegistry) host() string { return strings.TrimPrefix(h.server.URL, "https://") }

@@ -27,10 +27,6 @@ import (
 	"tidelock.dev/internal/tunnel"
 )
 
-// noSleep is for GORACE: commands would sleep for a second before they exit,
-// for races in what they leave running, and they leave nothing running.
-const noSleep = "atexit_sleep_ms=0"
-
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"tidelock": main})
 }
@@ -50,7 +46,9 @@ func TestScript(t *testing.T) {
 				env.Setenv("GIT_"+who+"_NAME", "Ada")
 				env.Setenv("GIT_"+who+"_EMAIL", "ada@forge.example")
 			}
-			env.Setenv("GORACE", noSleep)
+			// Commands would sleep for a second before they exit, for races in what
+			// they leave running, and they leave nothing running.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Values["t"] = env.T()
 			return nil
 		},
@@ -209,7 +207,7 @@ func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		ts.Exec(args[1], args[2:]...)
 		if want.MatchString(ts.ReadFile("stdout")) {
 			return
