@@ -136,7 +136,6 @@ const (
 	AnnotationRevision = "org.opencontainers.image.revision"
 	AnnotationSource   = "org.opencontainers.image.source"
 	AnnotationTitle    = "org.opencontainers.image.title"
-	AnnotationVersion  = "org.opencontainers.image.version"
 )
 
 // Media types of the artifacts that Flux makes and reads.
