@@ -32,6 +32,7 @@ const (
 	CauseDependencyNotReady CauseCode = "dependency_not_ready" //
 	CausePathNotFound       CauseCode = "path_not_found"       // spec.path is not in the repository
 	CausePathNotTouched     CauseCode = "path_not_in_applier"  // the commit changes nothing that an applier applies
+	CauseChartVersionKept   CauseCode = "chart_version_kept"   // Flux packages the changed chart only when its version changes
 	CauseObjectRejected     CauseCode = "object_rejected"      // by the API server: schema, admission
 	CauseImmutableField     CauseCode = "immutable_field"      //
 	CauseForbidden          CauseCode = "forbidden"            // RBAC of the applier's service account

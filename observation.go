@@ -113,6 +113,7 @@ type Observation struct {
 	Attempted   string   // the last attempted revision
 	Source      SourceID // the source of the forge's that it applies
 	Path        string   // spec.path of a Kustomization
+	Chart       string   // the folder of a chart that Flux packages from Source only when its version changes; "" for any other
 	Namespace   string   // where it brings things by default: spec.targetNamespace or its own
 	Environment string   // the annotation tidelock.dev/environment; "" for none
 	DependsOn   []ObjectID

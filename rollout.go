@@ -74,6 +74,7 @@ type RolloutFilter struct {
 	States      []RolloutState
 	Newest      bool // only the newest of each applier
 	LastSuccess bool // only the last that succeeded, of each applier whose newest has not; of one Project
+	Applied     bool // only what was applied, the last first, of one Applier of an Agent
 	Unreported  bool
 }
 

@@ -130,6 +130,7 @@ func observationMessage(o tidelock.Observation, now time.Time) *agentrpc.Observa
 		Attempted:   o.Attempted,
 		Source:      string(o.Source),
 		Path:        o.Path,
+		Chart:       o.Chart,
 		Namespace:   o.Namespace,
 		Environment: o.Environment,
 		Timeout:     spanMessage(o.Timeout),

@@ -1543,6 +1543,7 @@ type Observation struct {
 	Objects       int32                `protobuf:"varint,19,opt,name=objects,proto3" json:"objects,omitempty"`
 	Unhealthy     []*ObjectHealth      `protobuf:"bytes,20,rep,name=unhealthy,proto3" json:"unhealthy,omitempty"` // 20 at most, the worst first
 	Outcomes      []*Outcome           `protobuf:"bytes,21,rep,name=outcomes,proto3" json:"outcomes,omitempty"`   // 8 at most, newest first
+	Chart         string               `protobuf:"bytes,22,opt,name=chart,proto3" json:"chart,omitempty"`         // folder of a chart that is packaged from the source only when its version changes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1722,6 +1723,13 @@ func (x *Observation) GetOutcomes() []*Outcome {
 		return x.Outcomes
 	}
 	return nil
+}
+
+func (x *Observation) GetChart() string {
+	if x != nil {
+		return x.Chart
+	}
+	return ""
 }
 
 type ObjectHealth struct {
@@ -2045,7 +2053,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x03end\x18\x02 \x01(\bR\x03end\x128\n" +
 	"\aupserts\x18\x03 \x03(\v2\x1e.tidelock.agent.v1.ObservationR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\x04 \x03(\tR\bremovals\"\x11\n" +
-	"\x0fObserveResponse\"\xcf\b\n" +
+	"\x0fObserveResponse\"\xe5\b\n" +
 	"\vObservation\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1c\n" +
@@ -2069,7 +2077,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x06health\x18\x12 \x01(\x0e2%.tidelock.agent.v1.Observation.HealthR\x06health\x12\x18\n" +
 	"\aobjects\x18\x13 \x01(\x05R\aobjects\x12=\n" +
 	"\tunhealthy\x18\x14 \x03(\v2\x1f.tidelock.agent.v1.ObjectHealthR\tunhealthy\x126\n" +
-	"\boutcomes\x18\x15 \x03(\v2\x1a.tidelock.agent.v1.OutcomeR\boutcomes\"\xbc\x01\n" +
+	"\boutcomes\x18\x15 \x03(\v2\x1a.tidelock.agent.v1.OutcomeR\boutcomes\x12\x14\n" +
+	"\x05chart\x18\x16 \x01(\tR\x05chart\"\xbc\x01\n" +
 	"\rObservedState\x12\x1e\n" +
 	"\x1aOBSERVED_STATE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aOBSERVED_STATE_PROGRESSING\x10\x01\x12\x1a\n" +

@@ -60,6 +60,7 @@ func observation(m *agentrpc.Observation, now time.Time) (tidelock.Observation, 
 	}
 	o.Attempted = revisionText(m.GetAttempted())
 	o.Path = tidelock.Printable(m.GetPath(), maxDetail)
+	o.Chart = tidelock.Printable(m.GetChart(), maxDetail)
 	o.Namespace = word(m.GetNamespace())
 	o.Environment = tidelock.Printable(m.GetEnvironment(), maxWord)
 	o.Timeout = period(m.GetTimeout())

@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -30,13 +31,24 @@ func live(f *Facts) *tidelock.Verdict {
 	if f.Applied == Contains {
 		v.Code, v.Sentence = tidelock.CauseOlder, "a later commit that contains it is live in "+string(o.Object)+": "+quote(o.Revision)
 	}
-	if f.Applied == Same && f.Untouched {
+	switch {
+	case f.Applied == Same && f.Kept != "":
+		f.keptChart(&v)
+	case f.Applied == Same && f.Untouched:
 		f.changesNothing(&v)
 	}
 	if !f.Away.IsZero() {
 		v.Evidence = append(v.Evidence, tidelock.Evidence{Where: "agent " + f.AgentName, What: "not connected since " + stamp(f.Away), At: f.Away})
 	}
 	return &v
+}
+
+// keptChart says of a commit that is live that its chart is not.
+func (f *Facts) keptChart(v *tidelock.Verdict) {
+	v.Code = tidelock.CauseChartVersionKept
+	v.Sentence = fmt.Sprintf("%s has the commit, and still the chart from before it", f.Applier.Object)
+	v.Next = "raise version in " + path.Join(f.Applier.Chart, "Chart.yaml") + ", or set reconcileStrategy: Revision in the HelmRelease's spec.chart.spec"
+	v.Evidence = append([]tidelock.Evidence{{Where: "commit " + short(f.Commit), What: f.Kept, At: f.Now}}, v.Evidence...)
 }
 
 // changesNothing says of a commit that is live that there is nothing to see of

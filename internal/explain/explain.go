@@ -66,6 +66,7 @@ type Facts struct {
 	Other     bool                  // Applier.Attempted is another revision than Applier.Revision
 	Newer     bool                  // Source.Revision is another revision than Applier.Revision
 	Untouched bool                  // the commit is known to change nothing that Applier applies
+	Kept      string                // why Applier does not have what the commit changes in its chart; "" when it does
 	Mended    bool                  // the path that Applier could not find is in the commit
 	Broken    []tidelock.Finding    // files at the commit that cannot be read, when Applier cannot be built
 

@@ -57,6 +57,9 @@ func TestPath(t *testing.T) {
 		{"applied, and now it fails", applied(), func(f *Facts) {
 			f.Applier.State, f.Applier.Reason, f.Applier.Message = tidelock.ObservedFailed, "ReconciliationFailed", "is forbidden: User \"x\" cannot patch resource \"y\""
 		}, tidelock.CauseForbidden, ""},
+		{"keeps the version of its chart", applied(), func(f *Facts) {
+			f.Applier.Object, f.Applier.Chart, f.Kept = "HelmRelease/shop/web", "./charts/web", "it is still version 1.0.0"
+		}, tidelock.CauseChartVersionKept, "still version 1.0.0"},
 		{"changes nothing there", applied(), func(f *Facts) { f.Untouched = true }, tidelock.CausePathNotTouched, "./deploy"},
 
 		{"not pushed", pushed(), func(f *Facts) { f.Missing = true }, tidelock.CauseCommitUnknown, "1a2b3c4d"},

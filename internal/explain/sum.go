@@ -21,7 +21,7 @@ var order = func() map[tidelock.CauseCode]int {
 		tidelock.CauseNoApplier, tidelock.CauseApplierSuspended,
 		tidelock.CausePathNotFound, tidelock.CauseBuildFailed, tidelock.CauseDecryptionFailed, tidelock.CauseSubstitutionFailed,
 		tidelock.CauseNamespaceMissing, tidelock.CauseCRDMissing, tidelock.CauseForbidden, tidelock.CauseImmutableField, tidelock.CauseObjectRejected,
-		tidelock.CauseHelmValues, tidelock.CauseHelmFailed, tidelock.CauseApplyFailed,
+		tidelock.CauseHelmValues, tidelock.CauseHelmFailed, tidelock.CauseApplyFailed, tidelock.CauseChartVersionKept,
 		tidelock.CauseQuota, tidelock.CauseImagePull, tidelock.CauseConfigMissing, tidelock.CauseCrashLoop, tidelock.CauseUnschedulable,
 		tidelock.CauseProbeFailing, tidelock.CauseUnhealthy,
 		tidelock.CauseDependencyNotReady,

@@ -84,6 +84,9 @@ var helmChart = newKind(sourcev1.GroupVersion.WithKind(sourcev1.HelmChartKind), 
 		}
 		if chart.Spec.SourceRef.Kind == sourcev1.GitRepositoryKind {
 			o.gitRepository, o.sourceRevision = chart.Spec.SourceRef.Name, chart.Status.ObservedSourceArtifactRevision
+			if chart.Spec.ReconcileStrategy != sourcev1.ReconcileStrategyRevision {
+				o.byVersion = chart.Spec.Chart
+			}
 		}
 		o.ref = tidelock.RefSpec{SemVer: chart.Spec.Version}
 		o.suspended = chart.Spec.Suspend

@@ -349,6 +349,7 @@ func (c *Controller) survey(a *applier) {
 		Attempted:   m.attempted,
 		Source:      source,
 		Path:        a.seen.path,
+		Chart:       named.seen.byVersion,
 		Namespace:   a.seen.namespace,
 		Environment: a.seen.environment,
 		DependsOn:   a.seen.dependsOn,

@@ -274,7 +274,7 @@ func TestObservedHealth(t *testing.T) {
 // gitChart is a chart of a GitRepository.
 func gitChart(version, message, from string, ready metav1.ConditionStatus) *sourcev1.HelmChart {
 	return chart("ns-web", "", func(c *sourcev1.HelmChart) {
-		c.Spec.SourceRef = sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.GitRepositoryKind, Name: "site"}
+		c.Spec.Chart, c.Spec.SourceRef = "./charts/web", sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.GitRepositoryKind, Name: "site"}
 		c.Status.Artifact.Revision = version
 		c.Status.ObservedSourceArtifactRevision = from
 		c.Status.ObservedGeneration = 1
@@ -343,6 +343,15 @@ func TestChartsOfGit(t *testing.T) {
 	}
 	c.observed(helmChart, gitChart("2.0.0", two, a, metav1.ConditionTrue))
 	revisions("a commit that leaves the version as it is", a, a, tidelock.ObservedReady)
+	if o := c.sightings[id]; o.Chart != "./charts/web" {
+		t.Errorf("packaged by version, and the chart is said to be in %q", o.Chart)
+	}
+	every := gitChart("2.0.0", two, a, metav1.ConditionTrue)
+	every.Spec.ReconcileStrategy = sourcev1.ReconcileStrategyRevision
+	c.observed(helmChart, every)
+	if o := c.sightings[id]; o.Chart != "" {
+		t.Errorf("packaged with every commit, and the chart is said to be in %q", o.Chart)
+	}
 
 	c.vanished("HelmChart/ns/ns-web")
 	if _, ok := c.sightings[id]; ok || len(c.packages) != 0 {

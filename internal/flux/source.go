@@ -49,6 +49,7 @@ type observation struct {
 	registry       registry
 	gitRepository  string // that a chart is packaged from; "" for any other source of it
 	sourceRevision string // of that, when the chart was last packaged, or could not be
+	byVersion      string // folder of the chart, when it is packaged anew only with a new version
 
 	revision    string
 	artifact    string   // revision and digest of the artifact

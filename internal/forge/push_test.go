@@ -18,7 +18,14 @@ import (
 // git runs real git in a project's repository, as receive-pack would.
 func (w *world) git(project tidelock.Project, args ...string) string {
 	w.t.Helper()
+	return w.gitInput(project, "", args...)
+}
+
+// gitInput is git with something on its standard input.
+func (w *world) gitInput(project tidelock.Project, input string, args ...string) string {
+	w.t.Helper()
 	cmd := exec.Command("git", append([]string{"-C", w.repos.Repo(project.ID).Path(), "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "safe.directory=*"}, args...)...)
+	cmd.Stdin = strings.NewReader(input)
 	out, err := cmd.Output()
 	if err != nil {
 		if failed, ok := errors.AsType[*exec.ExitError](err); ok {

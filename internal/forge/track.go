@@ -189,13 +189,8 @@ type sight struct {
 	wanted  bool // the newest rollout is what the source should have
 	gone    bool // the ref that the source follows is no more
 	held    string
+	kept    string           // why the commit that the applier has is not what it brought; "" when it is
 	cargoes map[string]cargo // by revision, as Flux writes it
-}
-
-// A cargo is what a revision stands for.
-type cargo struct {
-	commit tidelock.CommitID // "" when it is none of the project's
-	digest tidelock.Digest
 }
 
 func (s sight) commit(revision string) tidelock.CommitID { return s.cargoes[revision].commit }
@@ -336,6 +331,9 @@ func (t *track) stamp(r *tidelock.Rollout, s sight) {
 	}
 	attempted := s.attempted() == r.Commit
 	note(&r.RunningAt, attempted || s.fetched() == r.Commit, o.AttemptedAt)
+	if s.kept != "" {
+		return // what Flux calls applied is not
+	}
 	note(&r.AppliedAt, attempted && s.commit(s.applier.Revision) == r.Commit, o.AppliedAt)
 	note(&r.HealthyAt, false, o.HealthyAt)
 }
@@ -354,9 +352,11 @@ func (t *track) judge(r *tidelock.Rollout, s sight) {
 	applied := s.commit(o.Revision) == r.Commit || o.Revision == ""
 	done := r.State == tidelock.RolloutSuccess || r.State == tidelock.RolloutFailed
 	switch {
+	case o.State == tidelock.ObservedReady && applied && s.kept != "":
+		t.become(r, tidelock.RolloutFailed, reasonVersionKept, s.kept)
 	case o.State == tidelock.ObservedReady && applied:
 		t.judgeHealth(r, o)
-	case o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled:
+	case o.State.Failed():
 		t.become(r, tidelock.RolloutFailed, o.Reason, o.Message)
 	case done: // it is looked at again, and how that goes shows soon
 	case r.State == tidelock.RolloutSuperseded && !r.Newest: // until it has ended after all
@@ -423,8 +423,10 @@ func (a ailing) message() string {
 func (t *track) passed(r *tidelock.Rollout, s sight, by *tidelock.Rollout) {
 	o, known := t.outcome(r, s)
 	switch {
-	case known && (o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled):
+	case known && o.State.Failed():
 		t.become(r, tidelock.RolloutFailed, o.Reason, o.Message)
+	case s.kept != "": // nor may this one have been packaged
+		t.supersede(r, by)
 	case known && o.State == tidelock.ObservedReady && o.Health == tidelock.HealthFailed && o.HealthyAt.IsZero():
 		t.become(r, tidelock.RolloutFailed, reasonHealth, "it was applied, and what it brought was not healthy")
 	case known && o.State == tidelock.ObservedReady && o.Health != tidelock.HealthProgressing && o.Health != tidelock.HealthMissing,
@@ -440,7 +442,7 @@ func (t *track) passed(r *tidelock.Rollout, s sight, by *tidelock.Rollout) {
 // not begun with.
 func (t *track) offered(r *tidelock.Rollout, s sight, at *tidelock.Rollout) {
 	o := s.applier
-	failing := o.State == tidelock.ObservedFailed || o.State == tidelock.ObservedStalled
+	failing := o.State.Failed()
 	switch {
 	case failing && at != nil && at.State == tidelock.RolloutSuccess && !o.Since.Before(r.RunningAt):
 		// The older one is live; what fails is to bring the newer one.
@@ -499,7 +501,7 @@ func (s sight) cannotFetch(r *tidelock.Rollout, now time.Time) (failed bool, mes
 		return true, said + s.follows.Message
 	}
 	o := s.source
-	if o == nil || o.Suspended || o.State != tidelock.ObservedFailed && o.State != tidelock.ObservedStalled {
+	if o == nil || o.Suspended || !o.State.Failed() {
 		return false, ""
 	}
 	return o.Since.After(r.PendingAt) || now.Sub(r.PendingAt) > fetchPatience, said + o.Message

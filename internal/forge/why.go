@@ -70,9 +70,9 @@ type inquiry struct {
 	fetches       map[sourceOf]*tidelock.Observation
 	announcements map[sourceOf]*tidelock.Announcement
 	wasHead       map[sourceOf]bool
-	placed        map[placeID]string // the environments of appliers
-	rolled        map[placeID]bool   // the commit has a rollout there
-	builds        []tidelock.Build   // newest first
+	placed        map[placeID]string           // the environments of appliers
+	rolled        map[placeID]tidelock.Rollout // of the commit
+	builds        []tidelock.Build             // newest first
 	environments  []tidelock.Environment
 
 	agents    map[tidelock.AgentID]*inquired
@@ -231,7 +231,7 @@ func (w *inquiry) readAnnouncements(ctx context.Context) error {
 }
 
 func (w *inquiry) readRollouts(ctx context.Context) error {
-	w.placed, w.rolled = map[placeID]string{}, map[placeID]bool{}
+	w.placed, w.rolled = map[placeID]string{}, map[placeID]tidelock.Rollout{}
 	all := tidelock.Page{Number: 1, PerPage: maxWhyAppliers}
 	newest, _, err := w.f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: w.project.ID, Newest: true}, all)
 	if err != nil {
@@ -242,7 +242,7 @@ func (w *inquiry) readRollouts(ctx context.Context) error {
 		return fmt.Errorf("list rollouts of commit %s: %w", w.base.Commit, err)
 	}
 	for _, r := range own {
-		w.rolled[placeID{r.Agent, r.Applier}] = true
+		w.rolled[placeID{r.Agent, r.Applier}] = r
 		w.wasHead[sourceOf{r.Agent, r.Source}] = true
 	}
 	for _, r := range append(newest, own...) {
@@ -462,7 +462,11 @@ func (w *inquiry) packaging(ctx context.Context, s tidelock.AgentSource, facts *
 // applier gathers the facts of an applier.
 func (w *inquiry) applier(ctx context.Context, s tidelock.AgentSource, o *tidelock.Observation, facts *explain.Facts) error {
 	facts.Applier = o
-	facts.WasHead = facts.WasHead || w.rolled[placeID{o.Agent, o.Object}]
+	rollout, rolled := w.rolled[placeID{o.Agent, o.Object}]
+	facts.WasHead = facts.WasHead || rolled
+	if rollout.Reason == reasonVersionKept {
+		facts.Kept = rollout.Message
+	}
 	var err error
 	if facts.Applied, err = w.revision(ctx, s, o.Revision); err != nil {
 		return err

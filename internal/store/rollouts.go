@@ -218,6 +218,10 @@ func (db *DB) Rollouts(ctx context.Context, f tidelock.RolloutFilter, p tidelock
 	if f.LastSuccess {
 		l.filter(lastSuccess, f.Project)
 	}
+	if f.Applied {
+		l.filter(`r.applied_at <> 0`)
+		l.order = `r.turn DESC, r.id DESC`
+	}
 	if f.Unreported {
 		l.filter(`r.reported_at = 0`)
 	}

@@ -198,6 +198,18 @@ var rolloutTests = []test{
 		equal(w, w.rollouts(tidelock.RolloutFilter{Project: site.ID, LastSuccess: true}), []tidelock.Rollout{again})
 	}},
 
+	{"that were applied, the last first", func(w world) {
+		site := w.site()
+		agent := w.agent(site.ID, "prod")
+		back := going(agent, site.ID, "c1", tidelock.RolloutSuperseded, 3) // it came back after c2
+		back.AppliedAt = at(0)
+		before := going(agent, site.ID, "c2", tidelock.RolloutSuccess, 2)
+		before.AppliedAt = at(0)
+		back, before = w.saveRollouts(back)[0], w.saveRollouts(before)[0]
+		w.saveRollouts(going(agent, site.ID, "c3", tidelock.RolloutFailed, 4))
+		equal(w, w.rollouts(tidelock.RolloutFilter{Agent: agent.ID, Applier: kustomization, Project: site.ID, Applied: true}), []tidelock.Rollout{back, before})
+	}},
+
 	{"are one for each agent, applier, project and commit", func(w world) {
 		site := w.site()
 		agent := w.agent(site.ID, "prod")
