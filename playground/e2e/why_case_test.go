@@ -330,6 +330,9 @@ func (c *whyCase) wait(ctx context.Context, id, state, text string) error {
 		if ctx.Err() == nil {
 			err = inState(object, err, state, text)
 		}
+		if err == nil && state == "quiet" {
+			err = quiet(object)
+		}
 		if err == nil {
 			return nil
 		}
@@ -340,6 +343,23 @@ func (c *whyCase) wait(ctx context.Context, id, state, text string) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// quiet reports that Flux may fetch a source once more by itself, and then
+// whatever was pushed meanwhile: it does 750 ms after it has first seen it, and
+// for every request that it has not handled.
+func quiet(source *unstructured.Unstructured) error {
+	handled, _, err := unstructured.NestedString(source.Object, "status", "lastHandledReconcileAt")
+	if err != nil {
+		return err
+	}
+	if asked := source.GetAnnotations()[meta.ReconcileRequestAnnotation]; asked != handled {
+		return fmt.Errorf("Flux was asked at %q, and has handled %q", asked, handled)
+	}
+	if age := time.Since(source.GetCreationTimestamp().Time); age < 3*time.Second {
+		return fmt.Errorf("it is only %s old", age)
+	}
+	return nil
 }
 
 func inState(object *unstructured.Unstructured, err error, state, text string) error {
@@ -359,7 +379,7 @@ func inState(object *unstructured.Unstructured, err error, state, text string) e
 	if !strings.Contains(string(status), text) {
 		return fmt.Errorf("its status does not have %q", text)
 	}
-	want, ok := map[string]string{"live": "True", "failed": "False", "running": "Unknown", "is": ""}[state]
+	want, ok := map[string]string{"live": "True", "quiet": "True", "failed": "False", "running": "Unknown", "is": ""}[state]
 	if !ok {
 		return fmt.Errorf("no object is ever %q", state)
 	}

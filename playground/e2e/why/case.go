@@ -91,7 +91,7 @@ var verbs = map[string]struct {
 	"patch":  {2, 2, true},  // OBJECT JSON: merge
 	"delete": {1, 1, false}, // OBJECT
 	"api":    {2, 3, true},  // METHOD PATH [JSON]: of the forge
-	"wait":   {2, 3, true},  // OBJECT live|failed|running|is|gone [TEXT in its status]
+	"wait":   {2, 3, true},  // OBJECT live|quiet|failed|running|is|gone [TEXT in its status]
 	"agent":  {1, 1, false}, // previous|away: start another agent, for sources with the label tidelock.dev/trigger of that value
 	"answer": {1, 1, false}, // CODE: wait until tidelock why names it
 	"stop":   {1, 1, false}, // PROCESS: that cases share; the rest of the script is played later
