@@ -66,10 +66,14 @@ func (f *Forge) Live(ctx context.Context, p Principal, project tidelock.Project,
 		return Live{}, err
 	}
 	l.Commit = commit.ID
-	if l.Rollouts, err = f.deciding(ctx, project, l.Commit, environment); err != nil {
+	var all bool
+	if l.Rollouts, all, err = f.deciding(ctx, project, l.Commit, environment); err != nil {
 		return Live{}, err
 	}
 	l.decide()
+	if l.State == LiveLive && !all {
+		l.State, l.Message = LiveUnknown, fmt.Sprintf("more than %d places follow the project, too many to say that it is live in all", maxLiveRollouts)
+	}
 	if l.State == LiveFailed || l.State == LiveSuperseded {
 		return l.versioned(), nil
 	}
@@ -176,16 +180,17 @@ func (f *Forge) coming(ctx context.Context, project tidelock.ProjectID, commit t
 // deciding picks, of every applier that counts, the rollout that says how the
 // commit stands there: one that succeeded with it in its history, or else the
 // newest. Of an applier that still has to see the commit it is one that is
-// made up here, and pending.
-func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit tidelock.CommitID, environment string) ([]tidelock.Rollout, error) {
-	all := tidelock.Page{Number: 1, PerPage: maxLiveRollouts}
-	newest, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project.ID, Newest: true}, all)
+// made up here, and pending. All reports whether none was left out for want of
+// room.
+func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit tidelock.CommitID, environment string) (deciding []tidelock.Rollout, all bool, err error) {
+	page := tidelock.Page{Number: 1, PerPage: maxLiveRollouts}
+	newest, total, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project.ID, Newest: true}, page)
 	if err != nil {
-		return nil, fmt.Errorf("list the newest rollouts of project %d: %w", project.ID, err)
+		return nil, false, fmt.Errorf("list the newest rollouts of project %d: %w", project.ID, err)
 	}
-	own, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project.ID, Commit: commit}, all)
+	own, _, err := f.store.Rollouts(ctx, tidelock.RolloutFilter{Project: project.ID, Commit: commit}, page)
 	if err != nil {
-		return nil, fmt.Errorf("list rollouts of commit %s: %w", commit, err)
+		return nil, false, fmt.Errorf("list rollouts of commit %s: %w", commit, err)
 	}
 	ownOf := map[placeID]tidelock.Rollout{}
 	for _, r := range own {
@@ -193,7 +198,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 	}
 	there, err := f.appliers(ctx, project.ID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	refs := sync.OnceValues(func() ([]tidelock.RefName, error) {
 		refs, err := f.repos.Repo(project.ID).RefsContaining(ctx, commit)
@@ -204,7 +209,6 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 	})
 	live := sync.OnceValues(func() (map[placeID]tidelock.Rollout, error) { return f.lastSuccesses(ctx, project.ID) })
 	spoils := sync.OnceValues(func() (map[placeID]int64, error) { return f.lastSpoils(ctx, project.ID) })
-	var deciding []tidelock.Rollout
 	for _, r := range newest {
 		if environment != "" && r.Environment != "" && r.Environment != environment {
 			continue // of one that has none yet it is not known where it will be
@@ -215,7 +219,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		}
 		has, err := f.contains(ctx, project.ID, r.Commit, commit)
 		if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-			return nil, err
+			return nil, false, err
 		}
 		mine, hadIt := ownOf[place]
 		switch {
@@ -223,7 +227,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		case has && r.State != tidelock.RolloutSuccess && r.Commit != commit:
 			before, err := live()
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			last, ok := before[place]
 			if !ok {
@@ -231,11 +235,11 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 			}
 			has, err := f.contains(ctx, project.ID, last.Commit, commit)
 			if err != nil && tidelock.KindOf(err) != tidelock.NotFound {
-				return nil, err
+				return nil, false, err
 			}
 			spoilt, err := spoils()
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if has && spoilt[place] < last.Turn {
 				r = last
@@ -247,7 +251,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		default:
 			follow, err := refs()
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if !slices.Contains(follow, r.Ref) {
 				continue
@@ -267,7 +271,7 @@ func (f *Forge) deciding(ctx context.Context, project tidelock.Project, commit t
 		return cmp.Or(cmp.Compare(slices.Index(rank, a.State), slices.Index(rank, b.State)),
 			cmp.Compare(a.Environment, b.Environment), cmp.Compare(a.AgentName, b.AgentName), cmp.Compare(a.Agent, b.Agent), cmp.Compare(a.Applier, b.Applier))
 	})
-	return deciding, nil
+	return deciding, total <= maxLiveRollouts, nil
 }
 
 // A placeID names an applier across agents.

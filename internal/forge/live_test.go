@@ -522,3 +522,32 @@ func TestLiveBeneathABrokenCommit(t *testing.T) {
 		}
 	}
 }
+
+// A commit is not called live in all places if not all could be looked at.
+func TestLiveInTooManyPlaces(t *testing.T) {
+	t.Parallel()
+	const most = 5000
+	w := newFollowed(t)
+	names := make([]string, most+1)
+	rollouts := make([]tidelock.Rollout, len(names))
+	for i := range names {
+		names[i] = fmt.Sprint("many-", i)
+		rollouts[i] = tidelock.Rollout{
+			Agent: w.agent.ID, Applier: applierID(names[i]), Source: sourceID("many"), Project: w.project.ID, Commit: w.two, Ref: "refs/heads/main",
+			State: tidelock.RolloutSuccess, Newest: true, Turn: 1, UpdatedAt: w.clock,
+		}
+	}
+	w.seen(names...)
+	w.planned()
+	for _, tt := range []struct {
+		places int
+		want   forge.LiveState
+	}{{most, forge.LiveLive}, {most + 1, forge.LiveUnknown}} {
+		if _, err := w.store.SaveRollouts(t.Context(), rollouts[:tt.places]...); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := w.Live(t.Context(), w.root, w.project, string(w.two), ""); err != nil || got.State != tt.want {
+			t.Errorf("in %d places: got %s, %q, %v, want %s", tt.places, got.State, got.Message, err, tt.want)
+		}
+	}
+}
