@@ -67,7 +67,7 @@ test-fuzz: ## Run every fuzz target for a moment (FUZZ=time for each, default 2s
 # Tests of the playground module share one machine's ports, cores and memory, and
 # mostly wait: for Flux, or for a control plane to start.
 test-e2e: components ## Run the playground's tests, end to end against real Kubernetes and Flux
-	cd playground && $(GO) test $(RACE) -vet=off -timeout 30m -p 2 -parallel 3 $(TEST_FLAGS) ./...
+	cd playground && $(GO) test $(RACE) -vet=off -timeout 30m -p 2 -parallel 2 $(TEST_FLAGS) ./...
 
 components: playground
 	@$(PLAYGROUND) build

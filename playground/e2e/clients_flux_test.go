@@ -52,9 +52,9 @@ func newProvider(t *testing.T, f *e2e.Forge, ns, name, address, token, kustomiza
 }
 
 // Flux's Provider of type gitlab tells of a Kustomization by commit statuses,
-// with every kind of token that may post one.
+// with every kind of token that may post one. It does so once, and not at all
+// when it is too busy: the test has the machine to itself.
 func TestFluxProvider(t *testing.T) {
-	t.Parallel()
 	f := e2e.StartForge(t, e2e.ForgeConfig{NoAgent: true})
 	ns := f.Cluster.Namespace(t)
 	p := f.Project("team/site", "private")

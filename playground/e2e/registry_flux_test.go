@@ -20,9 +20,9 @@ import (
 
 // TestFluxProviderOfArtifacts lets the flux program push what Flux applies, and
 // Flux's Provider tell of the commit from which it was made. It can only if the
-// artifact's revision has the whole id of the commit.
+// artifact's revision has the whole id of the commit. As TestFluxProvider, it
+// has the machine to itself.
 func TestFluxProviderOfArtifacts(t *testing.T) {
-	t.Parallel()
 	r := newImageHost(t)
 	ns := r.Cluster.Namespace(t)
 	r.Trust(ns)
