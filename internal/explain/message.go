@@ -23,24 +23,84 @@ func (s sign) fits(reason, text string) bool {
 		(len(s.words) == 0 || slices.ContainsFunc(s.words, func(w string) bool { return strings.Contains(text, w) }))
 }
 
-// Paths, URLs and objects, and files: names say nothing of what is the matter
-// with what has them.
-var (
-	pathName = regexp.MustCompile(`[^\s'"(\[]*/[^\s'"]*[^\s'":.,;)\]]`)
-	fileName = regexp.MustCompile(`[^\s'":]+\.(?:ya?ml|json|env)\b`)
+// Names say nothing of what is the matter with what has them. They are looked
+// for by hand: a project may have thousands of messages, and patterns take most
+// of an answer's time.
+const (
+	spaces     = " \t\n\r\f"
+	namesEnd   = spaces + `'"`
+	namesBegin = namesEnd + "(["
+	filesEnd   = namesEnd + ":"
 )
+
+// withoutPaths leaves the names of paths, URLs and objects out of a text.
+func withoutPaths(text string) string {
+	var b strings.Builder
+	for {
+		slash := strings.IndexByte(text, '/')
+		if slash < 0 {
+			b.WriteString(text)
+			return b.String()
+		}
+		begin, end := 1+strings.LastIndexAny(text[:slash], namesBegin), len(text)
+		if i := strings.IndexAny(text[slash:], namesEnd); i >= 0 {
+			end = slash + i
+		}
+		name := strings.TrimRight(text[begin:end], ":.,;)]")
+		switch {
+		case begin+len(name) <= slash+1 || name == "i/o":
+			b.WriteString(text[:end])
+			text = text[end:]
+		default:
+			b.WriteString(text[:begin] + "…")
+			text = text[begin+len(name):]
+		}
+	}
+}
+
+// withoutFiles leaves the names of files out of a text.
+func withoutFiles(text string) string {
+	var b strings.Builder
+	for {
+		word, rest := text, ""
+		if i := strings.IndexAny(text, filesEnd); i >= 0 {
+			word, rest = text[:i], text[i:]
+		}
+		if end := fileEnd(word); end > 0 {
+			b.WriteString("…")
+			word = word[end:]
+		}
+		b.WriteString(word)
+		if rest == "" {
+			return b.String()
+		}
+		b.WriteByte(rest[0])
+		text = rest[1:]
+	}
+}
+
+// fileEnd is where the name of a file ends that a word begins with; 0 for none.
+func fileEnd(word string) (end int) {
+	if !strings.Contains(word, ".") {
+		return 0
+	}
+	for _, extension := range []string{".yaml", ".yml", ".json", ".env"} {
+		at := strings.LastIndex(word, extension)
+		after := at + len(extension)
+		if at > 0 && (after == len(word) || !isWord(word[after])) {
+			end = max(end, after)
+		}
+	}
+	return end
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
 
 // classify returns the code of the first sign that fits.
 func classify(signs []sign, reason, message string) (tidelock.CauseCode, bool) {
-	text := strings.ToLower(message[:min(len(message), maxRead)])
-	if strings.Contains(text, "/") {
-		text = pathName.ReplaceAllStringFunc(text, func(name string) string {
-			if name == "i/o" {
-				return name
-			}
-			return "…"
-		})
-	}
+	text := withoutPaths(strings.ToLower(message[:min(len(message), maxRead)]))
 	for _, s := range signs {
 		if s.fits(reason, text) {
 			return s.code, true
@@ -128,7 +188,7 @@ var helmWaited = []string{"timed out waiting", "context deadline exceeded", "not
 // because of the health of its objects.
 func failureOf(o *tidelock.Observation) tidelock.CauseCode {
 	kind, _, _ := o.Object.Split()
-	signs, said, other := kustomizeSigns, fileName.ReplaceAllString(o.Message, "…"), tidelock.CauseApplyFailed
+	signs, said, other := kustomizeSigns, withoutFiles(o.Message), tidelock.CauseApplyFailed
 	if kind == tidelock.HelmRelease {
 		signs, said = helmSigns, o.Message
 		if slices.Contains(helmReasons, o.Reason) {
